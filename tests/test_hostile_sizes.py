@@ -285,7 +285,8 @@ def test_a_long_id_is_not_repeated_in_all_samples_of_a_row(tmp_path: Path) -> No
 
 
 def test_a_text_longer_than_any_context_is_refused(tmp_path: Path) -> None:
-    rows = [{"prompt": "x" * size, "answer": "1"} for size in (4_100_000, 4_300_000)]
-    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    whole, long = (one for _, one in items(DataConfig(source="trl", path=tmp_path / "r.jsonl")))
-    assert isinstance(whole, Sample) and "more than 4 million characters of text" in str(long)
+    for letter, size in (("x", 4_190_000), ("\x01", 690_000), ("\u4e2d", 690_000)):
+        rows = [{"prompt": letter * count, "answer": "1"} for count in (size, size + 10_000)]
+        (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        whole, long = (one for _, one in items(DataConfig(source="trl", path=tmp_path / "r.jsonl")))
+        assert isinstance(whole, Sample) and "more than 4 million characters of text" in str(long)

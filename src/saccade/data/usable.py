@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,9 @@ DEEPEST = 64
 LARGEST_ROW = 16 << 20
 """Maximum bytes of a row as JSON."""
 MOST_LETTERS = 4 << 20
-"""Maximum characters of text in a row: a million tokens, more than the context of any model."""
+"""Maximum characters of text in a row as JSON: a million tokens, more than the context of any model."""
+LONG = 1 << 12
+"""Characters of a text beyond which those count that JSON writes with six."""
 MOST_ANSWERS = 2_000
 """Maximum entries of an answer that is a list: each box of a reply is compared with each gold box."""
 LONGEST_NAME = 300
@@ -58,14 +61,14 @@ def _refuse_meta(sample: Sample) -> None:
 
 
 def _length(value: Any, depth: int) -> int:
-    """Characters of all texts in a value, keys too. ValueError when it is nested too deeply or not UTF-8."""
+    """Characters of all texts in a value as JSON, keys too. ValueError when it is nested too deeply or not UTF-8."""
     if isinstance(value, str):
         if not value.isascii() and not _is_utf8(value):
             raise ValueError(
                 f"not UTF-8 text: {shown(value)} has half of a surrogate pair or a byte of another encoding; "
                 "save the file as UTF-8"
             )
-        return len(value)
+        return len(value) if len(value) < LONG else len(json.dumps(value))  # six for a control character or 中
     if value is None or isinstance(value, int | float):
         return 0
     if not isinstance(value, Mapping | list | tuple):
