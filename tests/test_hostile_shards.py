@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shutil
@@ -13,10 +14,11 @@ import pytest
 import torch
 from families import family
 from torch.distributed.checkpoint import save
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 from training_runs import rl_recipe, write_world
 
 from saccade.models.policy import load_policy
-from saccade.models.shard_files import ShardReader
+from saccade.models.shard_files import ShardReader, _Table
 from saccade.models.sharding import SHARDS, weights
 from saccade.training import checkpoint
 from saccade.training.rl import train
@@ -47,6 +49,16 @@ class Runs:
         return os.mkdir, (str(self.path),)
 
 
+class Asks:
+    """Unpickled, it is an attribute of a class."""
+
+    def __init__(self, kind: Any, name: str) -> None:
+        self.asked = (kind, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, self.asked
+
+
 def places(key: str, value: Any) -> Callable[[Path], None]:
     """Writes the table anew, with another value in its places."""
 
@@ -66,6 +78,7 @@ def _pipe(path: Path) -> None:
 
 HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "code": (lambda f: (f / ".metadata").write_bytes(pickle.dumps(Runs(f / "ran"))), r"\.metadata.* names posix.mkdir"),
+    "an attribute": (lambda f: (f / ".metadata").write_bytes(pickle.dumps(Asks(Path, "home"))), "an attribute of"),
     "another object": (lambda f: (f / ".metadata").write_bytes(pickle.dumps([1])), r"\.metadata: is no table"),
     "an empty table": (lambda f: (f / ".metadata").write_bytes(b""), r"\.metadata: is no table"),
     "a cut table": (lambda f: os.truncate(f / ".metadata", 300), r"\.metadata: is no table"),
@@ -98,6 +111,12 @@ def test_whole_shards_are_the_weights(tiny: Path, sharded: Path) -> None:
     plain, read = (weights(load_policy(str(path)).model) for path in (tiny, sharded))
     assert plain.keys() == read.keys() and all(torch.equal(plain[name], read[name]) for name in plain)
     assert ShardReader(str(sharded / SHARDS)).read_metadata().state_dict_metadata.keys() == read.keys()
+
+
+def test_members_of_an_enum_are_read_as_python_before_3_11_4_pickles_them() -> None:
+    for member in _MEM_FORMAT_ENCODING:
+        for pickled in (pickle.dumps(member), pickle.dumps(Asks(_MEM_FORMAT_ENCODING, member.name))):
+            assert _Table(io.BytesIO(pickled)).load() is member
 
 
 @pytest.mark.parametrize("added", ["shards", "adapter_config.json"])

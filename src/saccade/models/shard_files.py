@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from enum import EnumType
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,18 @@ class _Table(pickle.Unpickler):
     """Unpickles a table, and refuses the name of anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):  # by which Python 3.11.3 and before pickle members of an enum
+            return _member
         is_number = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if not is_number and (module, name) not in _PARTS:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of a table of tensors")
         return super().find_class(module, name)
+
+
+def _member(kind: Any, name: str) -> Any:
+    if not isinstance(kind, EnumType):
+        raise pickle.UnpicklingError(f"it asks for an attribute of {kind!r:.80}, which is no enum")
+    return kind[name]
 
 
 def _is_place(key: Any, place: Any) -> bool:

@@ -53,6 +53,10 @@ class _AsRead(SourceFileLoader):
         return self._source if path == self.path else super().get_data(path)  # also files beside it
 
 
+class NoReward(Exception):
+    """A file without the function; not an error of what it runs."""
+
+
 def load(file: Path, source: bytes, name: str) -> Callable[..., Any]:
     """The function; the file is run as `import` would run it, with its folder first on the path, and the working
     directory last, so that nothing there takes the place of an installed package."""
@@ -62,7 +66,7 @@ def load(file: Path, source: bytes, name: str) -> Callable[..., Any]:
     loader = _AsRead(f"saccade_reward_{file.stem}", file, source)
     spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{file} is not a Python file")
+        raise NoReward(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
     spec.loader.exec_module(module)
@@ -71,8 +75,8 @@ def load(file: Path, source: bytes, name: str) -> Callable[..., Any]:
         return functions[name]
     if callable(other := vars(module).get(name)):
         kind = "class" if inspect.isclass(other) else f"callable {type(other).__name__}"
-        raise ValueError(f"{file}: '{name}' is a {kind}; write a function: def score(completion, sample): ...")
-    raise ValueError(f"{file} defines no function '{name}'{nearest(name, list(functions))}")
+        raise NoReward(f"{file}: '{name}' is a {kind}; write a function: def score(completion, sample): ...")
+    raise NoReward(f"{file} defines no function '{name}'{nearest(name, list(functions))}")
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -167,7 +171,7 @@ def main() -> None:
     try:
         function = load(file, next(jobs), name)
         signature = inspect.signature(function)
-    except ValueError as error:
+    except NoReward as error:
         say({"refused": clean(error), "traceback": ""})
         return
     except BaseException as error:  # noqa: BLE001 - sys.exit in a user's file too
