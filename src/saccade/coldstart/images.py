@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 from contextlib import suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from saccade.data.held_images import sendable
-from saccade.data.images import SUFFIXES, ImageError, file_bytes, format_of, large_alone, name_of
+from saccade.data.images import SUFFIXES, ImageError, file_bytes, format_of, large_alone, name_of, png_of
 from saccade.disk import partial_of
 from saccade.runs.drafts import Draft
 from saccade.types import ImageSource
@@ -27,9 +26,7 @@ def store_image(image: ImageSource, out: Path) -> tuple[str, str]:
     if isinstance(image, str):
         return os.path.realpath(image), _sha_of(Path(image))
     if isinstance(image, Image.Image):
-        buffer = io.BytesIO()
-        image.save(buffer, format="PNG")
-        content, suffix = buffer.getvalue(), "png"
+        content, suffix = png_of(image), "png"
     else:
         content, suffix = image, format_of(image)
     sha = hashlib.sha256(content).hexdigest()
@@ -47,11 +44,9 @@ def read_images(draft: Draft, out: Path) -> list[bytes]:
     it was ingested, from a folder of its data: so a link that was put in its place leads to no other file."""
     contents = list[bytes]()
     for path, sha in zip(draft.images, draft.image_shas, strict=True):
-        place = str(out / path)  # an absolute path stays itself
-        _refuse_changed(path, _sha_of(Path(place)), sha)
-        with large_alone([place]):  # what follows takes the file in memory, perhaps twice
-            content = file_bytes(place)
-            _refuse_changed(path, hashlib.sha256(content).hexdigest(), sha)
+        content = file_bytes(out / path)  # an absolute path stays itself
+        _refuse_changed(path, hashlib.sha256(content).hexdigest(), sha)
+        with large_alone([content]):
             contents.append(sendable(content))
     return contents
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Sequence
 
 from PIL import Image
 
-from saccade.data.images import LARGE_PIXELS, ImageError, file_bytes, image_size, load_image, name_of
+from saccade.data.images import LARGE_PIXELS, ImageError, file_bytes, image_size, load_image, name_of, png_of
 from saccade.types import ImageSource
 
 _PACKED = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
@@ -40,7 +39,7 @@ def sendable(content: bytes) -> bytes:
     width, height = image_size(content, sys.maxsize)
     if _is_packed(content, width * height):
         return content
-    png = _png(load_image(content))
+    png = png_of(load_image(content), 1)
     if len(png) > max(_MOST_AS_PNG, 3 * len(content)):
         raise ImageError(f"{name_of(content)}: has {len(png):,} bytes as PNG; save it as JPEG or PNG")
     return png
@@ -51,7 +50,7 @@ def _smaller(source: ImageSource, image: Image.Image) -> ImageSource:
     pixels = image.width * image.height
     if isinstance(source, bytes) and (len(source) <= _BESIDE or _is_packed(source, pixels)):
         return source
-    png = _png(image)
+    png = png_of(image, 1)
     return source if isinstance(source, bytes) and len(source) <= len(png) else png
 
 
@@ -64,9 +63,3 @@ def _is_packed(content: bytes, pixels: int) -> bool:
 
 def _fits(size: int, pixels: int) -> bool:
     return size <= 3 * pixels + _BESIDE
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()

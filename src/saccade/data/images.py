@@ -200,6 +200,13 @@ def file_bytes(path: str | Path) -> bytes:
         raise _cannot_open(error, name) from None
 
 
+def png_of(image: Image.Image, compress_level: int = 6) -> bytes:
+    """The image as a PNG file. `compress_level`: 0 to 9 of zlib, 1 the fastest that compresses."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=compress_level)
+    return buffer.getvalue()
+
+
 def image_sha(source: ImageSource | Path) -> str:
     """16 hex digits that identify the pixels, independent of the file format."""
     return sha_of(load_image(source))

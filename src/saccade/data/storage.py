@@ -6,7 +6,6 @@ A row has the fields of a sample. In Parquet `answer` and `meta` are JSON texts,
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import sys
@@ -22,7 +21,7 @@ from PIL import Image
 from saccade.data import records
 from saccade.data.files import files_at, table_rows
 from saccade.data.golds import typed
-from saccade.data.images import ImageError, file_bytes, format_of, name_of
+from saccade.data.images import ImageError, file_bytes, format_of, name_of, png_of
 from saccade.data.json_stream import decoded
 from saccade.data.records import Item, Reading, Row
 from saccade.tasks.conversation import later_images
@@ -186,11 +185,8 @@ def _content(source: ImageSource, most: int = sys.maxsize) -> bytes:
     """The bytes of an image file; a decoded image as PNG. ImageError for more than `most`."""
     if isinstance(source, str) and os.path.isfile(source):
         _refuse_larger(source, os.path.getsize(source), most)
-    if isinstance(source, Image.Image):
-        buffer = io.BytesIO()
-        source.save(buffer, format="PNG")
-        source = buffer.getvalue()
     content = file_bytes(source) if isinstance(source, str) else source
+    content = png_of(content) if isinstance(content, Image.Image) else content
     _refuse_larger(source, len(content), most)
     return content
 

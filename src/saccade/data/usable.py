@@ -68,7 +68,7 @@ def _length(value: Any, depth: int) -> int:
                 f"not UTF-8 text: {shown(value)} has half of a surrogate pair or a byte of another encoding; "
                 "save the file as UTF-8"
             )
-        return len(value) if len(value) < LONG else len(json.dumps(value))  # six for a control character or 中
+        return len(value) if len(value) < LONG else len(json.dumps(value))  # six for a control character
     if value is None or isinstance(value, int | float):
         return 0
     if not isinstance(value, Mapping | list | tuple):

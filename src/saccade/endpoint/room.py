@@ -32,8 +32,7 @@ class Room:
             held[0] = new
 
         with self._changed:
-            self._changed.wait_for(lambda: self._fits(size))
-            self._left -= size
+            self._changed.wait_for(lambda: self._take(size))
         try:
             yield became
         finally:
@@ -49,12 +48,9 @@ class Room:
         finally:
             self._change(size)
 
-    def _fits(self, size: int) -> bool:
-        return size <= self._left or self._left == self._most
-
     def _take(self, size: int) -> bool:
         with self._changed:
-            if fits := self._fits(size):
+            if fits := size <= self._left or self._left == self._most:
                 self._left -= size
             return fits
 

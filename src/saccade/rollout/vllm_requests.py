@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from saccade.data.images import load_image
+from saccade.data.images import load_image, png_of
 from saccade.models.adapter import Adapter
 from saccade.rollout.config import Sampling
 from saccade.rollout.prompts import Prompt
@@ -95,9 +94,7 @@ def image_names(adapter: Adapter, prompt: Prompt) -> list[str]:
 
 def png_url(image: Image.Image) -> str:
     """The image without loss as a data URL; little compression, because it travels once and time matters more."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(png_of(image, 1)).decode()}"
 
 
 def generate_request(adapter: Adapter, prompt: Prompt, params: Mapping[str, Any], model: str) -> dict[str, Any]:
