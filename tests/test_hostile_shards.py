@@ -113,7 +113,7 @@ def test_whole_shards_are_the_weights(tiny: Path, sharded: Path) -> None:
     assert ShardReader(str(sharded / SHARDS)).read_metadata().state_dict_metadata.keys() == read.keys()
 
 
-def test_members_of_an_enum_are_read_as_python_before_3_11_4_pickles_them() -> None:
+def test_members_of_an_enum_are_read_as_python_3_11_2_pickles_them() -> None:
     for member in _MEM_FORMAT_ENCODING:
         for pickled in (pickle.dumps(member), pickle.dumps(Asks(_MEM_FORMAT_ENCODING, member.name))):
             assert _Table(io.BytesIO(pickled)).load() is member

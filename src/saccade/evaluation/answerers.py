@@ -139,7 +139,7 @@ class ServedModel:
         except EndpointError as error:
             return Failed(str(error))
         except ImageError as error:
-            return Failed(str(with_title(question.sample.title, error)))
+            return Failed(with_title(question.sample.title, error))
         if len(reply.choices) != n:
             return Failed(f"the server returned {len(reply.choices)} replies, expected {n}")
         counted = min(reply.usage.completion_tokens // n, decoding.max_new_tokens)

@@ -61,7 +61,7 @@ class _Table(pickle.Unpickler):
     """Unpickles a table, and refuses the name of anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("builtins", "getattr"):  # by which Python 3.11.3 and before pickle members of an enum
+        if (module, name) == ("builtins", "getattr"):  # as Python 3.11.2 pickles members of an enum
             return _member
         is_number = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if not is_number and (module, name) not in _PARTS:
