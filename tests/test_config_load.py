@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from property_search import examples
@@ -318,6 +319,17 @@ def test_a_number_beyond_32_bits_is_refused_and_infinity_is_up_to_its_key() -> N
         load(None, SCHEMAS["rl"](), ["num_steps=1e308"])
     with pytest.raises(ConfigError, match=r"'num_steps': got inf, expected a finite number"):
         load(None, SCHEMAS["rl"](), ["num_steps=.inf"])
+
+
+@pytest.mark.parametrize("name", ["../x", "..", "/tmp/x", "a\\b", "é" * 51, "a\nb"])
+def test_a_name_that_becomes_a_folder_has_no_way_out_of_its_run(tmp_path: Path, name: str) -> None:
+    recipe = write(tmp_path, yaml.safe_dump({"kind": "pretrain", "stages": [{"name": name, "steps": 1}]}))
+    with pytest.raises(ConfigError, match=r"yaml:\d+: stages\.0\.name: got .* expected the name of a folder"):
+        load(recipe, SCHEMAS["pretrain"]())
+    study = yaml.safe_load(packaged()["studies/presence"].read_text())
+    study["arms"][name] = {"kind": "rl", "recipe": {}}
+    with pytest.raises(ConfigError, match=r"yaml:\d+: arms\.[^:]*: got .* expected the name of a folder"):
+        load(write(tmp_path, yaml.safe_dump(study)), SCHEMAS["study"]())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from saccade.config import Config
+from saccade.config import Config, FolderName
 from saccade.models.config import LoraConfig
 from saccade.world import WorldConfig
 from saccade.world.chains import HabitWeights
@@ -43,7 +43,7 @@ class PretrainMixture(Config):
 class PretrainStage(Config):
     """One stage. The learning rate warms up, stays constant, and decays linearly over the last `decay` share."""
 
-    name: str
+    name: FolderName
     loss: Literal["perception", "language"] = "language"
     steps: int = Field(ge=1)
     rows: int = Field(default=16, ge=1)

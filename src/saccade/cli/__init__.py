@@ -255,7 +255,7 @@ def _log_lines(quiet: bool = False) -> Iterator[None]:
     log.setLevel(logging.INFO)
     made, formatted = logging.getLogRecordFactory(), warnings.formatwarning
     logging.setLogRecordFactory(safe_record)
-    warnings.formatwarning = lambda *given, **named: safe(formatted(*given, **named))
+    warnings.formatwarning = lambda text, kind, file, number, line=None: safe(formatted(text, kind, file, number, ""))
     try:
         yield
     finally:

@@ -11,12 +11,13 @@ from saccade.config.loading import checked, dump, kind, load
 from saccade.config.mistakes import MOST_LINES, said
 from saccade.config.odd_values import numbers
 from saccade.config.reading import find, merged, packaged
-from saccade.config.section import Config, ConfigError
+from saccade.config.section import Config, ConfigError, FolderName
 
 __all__ = [
     "MOST_LINES",
     "Config",
     "ConfigError",
+    "FolderName",
     "checked",
     "dump",
     "find",

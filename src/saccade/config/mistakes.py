@@ -102,7 +102,7 @@ def _real(loc: Loc, root: Any) -> Loc:
         try:
             data = data[key]
         except (KeyError, IndexError, TypeError):
-            if i < len(loc) - 1 or not isinstance(data, dict):
+            if i < len(loc) - 1 or not isinstance(data, dict) or key == "[key]":  # pydantic's mark of a key itself
                 continue
         real.append(key)
     return tuple(real)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 Key = str | int
 Loc = tuple[Key, ...]
@@ -16,6 +17,16 @@ TAGS = ("kind", "teacher")
 
 class ConfigError(ValueError):
     """An invalid recipe or override; the message has one line per error."""
+
+
+def _names_a_folder(name: str) -> str:
+    if name in ("", ".", "..") or len(name.encode(errors="replace")) > 100 or re.search(r"[/\\\x00-\x1f]", name):
+        raise ValueError(f"got {name!r}, expected the name of a folder: up to 100 letters, and no slash in it")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_names_a_folder)]
+"""A name that becomes that of a folder inside a run."""
 
 
 class Config(BaseModel):

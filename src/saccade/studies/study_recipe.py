@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from saccade.config import Config, load, merged, packaged
+from saccade.config import Config, FolderName, load, merged, packaged
 from saccade.studies.measures import MEASURES
 from saccade.world.chains import HabitWeights
 
@@ -125,8 +125,8 @@ class StudyRecipe(Config):
     """Cost of one seed as measured on a development seed, for the estimate before a run."""
     shared: dict[Literal["sft", "rl", "coldstart", "pretrain", "eval"], dict[str, Any]] = Field(default_factory=dict)
     """Keys of the recipes of all arms of a kind, and of all evaluations; their own come on top."""
-    arms: dict[str, Arm] = Field(min_length=1)
-    evaluations: dict[str, Measured] = Field(min_length=1)
+    arms: dict[FolderName, Arm] = Field(min_length=1)
+    evaluations: dict[FolderName, Measured] = Field(min_length=1)
     hypotheses: tuple[Hypothesis, ...] = Field(min_length=1)
     also: tuple[str, ...] = ()
     """Further measures of the table of all arms."""
