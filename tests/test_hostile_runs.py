@@ -6,6 +6,7 @@ import json
 import os
 import random
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 from report_runs import write_eval, write_run
 
 from saccade.cli import main
-from saccade.config import ConfigError, load
+from saccade.config import ConfigError, load, yaml_values
 from saccade.export.source import find_source
 from saccade.report import build_report
 from saccade.runs import records
+from saccade.runs.files import read_run
 from saccade.runs.records import Run
 from saccade.runs.wording import wording_of
 from saccade.training.config import RLRecipe
@@ -42,6 +44,23 @@ def test_a_recipe_that_is_a_bomb_is_refused_in_a_line_with_its_file(tmp_path: Pa
     with pytest.raises(ConfigError, match=r"r\.yaml") as error:
         load(tmp_path / "r.yaml", RLRecipe)
     assert len(str(error.value)) < 5_000
+
+
+@pytest.mark.parametrize("item", ["a,", "{},", "[],", "a: 1,"])
+def test_yaml_takes_memory_for_as_many_values_as_a_recipe_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, item: str
+) -> None:
+    monkeypatch.setattr(yaml_values, "MOST_NODES", 1_000)
+    (tmp_path / "config.yaml").write_text("kind: rl\nx: [" + item * 50_000 + "]\n")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match=r"config\.yaml:2: not valid YAML: more than 1,000 keys and values"):
+        load(tmp_path / "config.yaml", RLRecipe)
+    run = read_run(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert run.config == {} and any("config.yaml is not valid YAML" in one for one in run.warnings)
+    assert peak < 6 << 20, "55 MB and more when all of them are read"
 
 
 ODD: list[Any] = [None, "x", -1, 10**30, 1.5, [], {}, [[]], {"a": []}, "\ud800", True, [1], ["x"] * 3, "y" * 300_000]

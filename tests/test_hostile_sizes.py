@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -16,9 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from saccade.data import DataConfig, annotations, files, json_stream, preflight, texts
-from saccade.data.files import count_rows
+from saccade.config import yaml_values
+from saccade.data import DataConfig, annotations, files, json_stream, kept, open_source, preflight, unpacked
+from saccade.data.files import count_rows, table_rows
 from saccade.data.json_stream import elements
+from saccade.data.order import EpochOrder
 from saccade.data.records import Reading
 from saccade.data.sources import items
 from saccade.data.usable import MOST_ANSWERS
@@ -159,9 +162,9 @@ def test_the_settings_of_a_data_set_are_as_large_as_settings_are(tmp_path: Path,
         (tmp_path / "data.yaml").write_text("\n".join([*levels, *lines]))
         with pytest.raises(ValueError, match=rf"data\.yaml: .*'{key}'.* is \[\[\[.*expected"):
             list(items(DataConfig(source="yolo", path=tmp_path)))
-    monkeypatch.setattr(texts, "MOST_NODES", 1_000)
+    monkeypatch.setattr(yaml_values, "MOST_NODES", 1_000)
     (tmp_path / "data.yaml").write_text(f"names: [{'a,' * 1_100}]\ntrain: images")
-    with pytest.raises(ValueError, match=r"data\.yaml: not YAML \(got more than 1,000 keys and values"):
+    with pytest.raises(ValueError, match=r"data\.yaml: not YAML \(more than 1,000 keys and values"):
         list(items(DataConfig(source="yolo", path=tmp_path)))
     (tmp_path / "data.yaml").write_text(f"#{'a' * (1 << 20)}\n")
     with pytest.raises(ValueError, match=r"data\.yaml: has 1,048,578 bytes, expected 1,048,576 at most"):
@@ -290,3 +293,112 @@ def test_a_text_longer_than_any_context_is_refused(tmp_path: Path) -> None:
         (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
         whole, long = (one for _, one in items(DataConfig(source="trl", path=tmp_path / "r.jsonl")))
         assert isinstance(whole, Sample) and "more than 4 million characters of text" in str(long)
+
+
+def expressions(folder: Path) -> DataConfig:
+    """6 bytes for each sample."""
+    (folder / "r.json").write_text(json.dumps([{"image": "ok.png", "text": ["a", "b"] * 500}]))
+    text = json.dumps([chr(0x4E00 + i) for i in range(3_000)], ensure_ascii=False, separators=(",", ":"))
+    images = ",".join(f'{{"id":{i},"file_name":"ok.png","text":{text}}}' for i in range(4))
+    boxes = '[{"image_id":0,"category_id":0,"bbox":[1,1,5,5]}]'
+    (folder / "c.json").write_text(
+        f'{{"images":[{images}],"annotations":{boxes},"categories":[{{"id":0,"name":"a"}}]}}'
+    )
+    return DataConfig(source="coco", path=folder / "c.json", task="count", on_bad="skip")
+
+
+def nested(folder: Path) -> DataConfig:
+    """Parquet that unpacks to less than 200 times its size."""
+    value = "{" + ",".join(f'"{i}":{"[" * 20}{"]" * 20}' for i in range(60)) + "}"
+    row = {"image": "ok.png", "question": "?", "answer": "1", "task": "count", "meta": value}
+    pq.write_table(
+        pa.Table.from_pylist([{"id": str(i), **row} for i in range(200)]), folder / "n.parquet", compression="zstd"
+    )
+    return DataConfig(source="saccade", path=folder / "n.parquet", on_bad="skip")
+
+
+@pytest.mark.parametrize("made", [expressions, nested])
+def test_rows_that_are_kept_take_memory_in_proportion_to_their_files(
+    tmp_path: Path, monkeypatch: Any, made: Callable[[Path], DataConfig]
+) -> None:
+    monkeypatch.setattr(kept, "MOST", 1 << 20)
+    Image.new("RGB", (56, 56)).save(tmp_path / "ok.png")
+    config = made(tmp_path)
+    opened, all_of_it = open_source(config), sum(isinstance(item, Sample) for _, item in items(config))
+    assert opened.skipped == 1 and re.search(r"rows up to here .* 40 times .*'saccade convert'", opened.first_skipped)
+    assert 0 < len(opened) < 0.8 * all_of_it
+    with pytest.raises(ValueError, match=r"(c\.json|n\.parquet).*: the rows up to here take"):
+        open_source(config.model_copy(update={"on_bad": "error"}))
+
+
+def test_images_that_rows_share_are_held_and_counted_once(monkeypatch: Any) -> None:
+    monkeypatch.setattr(kept, "MOST", 1 << 20)
+    image = bytes(1 << 19)
+    rows = [("r", Sample(str(i), (image,), "?", "1", "count")) for i in range(200)]
+    assert list(kept.kept(rows, lambda: 0)) == rows
+    ((_, error),) = (
+        one for one in kept.kept([("r", bytes(bytearray(image))) for _ in range(3)], lambda: 0) if one[1] != image
+    )
+    assert "take 1 MB" in str(error)
+
+
+@pytest.mark.parametrize("source", ["voc", "yolo"])
+def test_a_file_that_a_list_names_again_and_again_is_read_once(tmp_path: Path, monkeypatch: Any, source: str) -> None:
+    for folder in ("images", "labels", "Annotations", "JPEGImages", "ImageSets/Main"):
+        (tmp_path / folder).mkdir(parents=True)
+    box = "<object><name>a</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object>"
+    for name in ("a", "b"):
+        Image.new("RGB", (56, 56)).save(tmp_path / f"images/{name}.png")
+        Image.new("RGB", (56, 56)).save(tmp_path / f"JPEGImages/{name}.png")
+        (tmp_path / f"labels/{name}.txt").write_text("0 .5 .5 .1 .1\n")
+        xml = f"<annotation><filename>{name}.png</filename>{box}</annotation>"
+        (tmp_path / f"Annotations/{name}.xml").write_text(xml)
+    (tmp_path / "data.yaml").write_text("train: train.txt\nnames: [a, c]\n")
+    again = [f"{'../images/' * i}a" for i in range(20)] + ["a"] * 50 + ["b"]
+    (tmp_path / "train.txt").write_text("".join(f"images/{one}.png\n" for one in again))
+    lines = "".join(f"{one.replace('images', 'Annotations')}\n" for one in again)
+    (tmp_path / "ImageSets/Main/train.txt").write_text(lines)
+    read, text_in = list[str](), annotations.text_in
+    monkeypatch.setattr(annotations, "text_in", lambda file, *most: read.append(file.name) or text_in(file, *most))
+    lines_in = annotations.lines_in
+    monkeypatch.setattr(annotations, "lines_in", lambda file, *most: read.append(file.name) or lines_in(file, *most))
+    found = [item for _, item in items(DataConfig(source=source, path=tmp_path, task="detect"))]
+    assert all(isinstance(item, Sample) for item in found) and len(found) == 2
+    assert sorted(name for name in read if name[:2] in ("a.", "b.")) == (
+        ["a.txt", "b.txt"] if source == "yolo" else ["a.xml", "b.xml"]
+    )
+
+
+def test_rows_that_are_skipped_at_their_turn_take_linear_time() -> None:
+    def seconds(rows: int) -> float:
+        order, start = EpochOrder(rows, lambda epoch: list(range(rows))), time.process_time()
+        for _ in range(rows - 1):
+            order.skip(0)
+        return time.process_time() - start
+
+    assert min(seconds(32_000) for _ in range(3)) < 16 * min(seconds(4_000) for _ in range(3)), "64 where quadratic"
+
+
+def ext(kind: Any, values: pa.Array) -> Any:
+    return pa.ExtensionArray.from_storage(kind, values)
+
+
+def test_types_that_are_defined_beside_parquet_count_as_what_they_store(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(unpacked, "MOST_UNPACKED", 8 << 20)
+    text = pa.array(["[" + "[]," * 5_000 + "0]"] * 400)
+    held: dict[str, Any] = {
+        "plain": text,
+        "JSON": ext(pa.json_(), text),
+        "JSON of views": ext(pa.json_(pa.string_view()), text.cast(pa.string_view())),
+        "in lists": pa.ListArray.from_arrays(range(401), ext(pa.json_(), text)),
+        "in lists of a fixed size": pa.FixedSizeListArray.from_arrays(ext(pa.json_(), text), 1),
+        "in structures": pa.StructArray.from_arrays([ext(pa.json_(), text)], ["a"]),
+        "in maps": pa.MapArray.from_arrays(range(401), pa.array(["k"] * 400), ext(pa.json_(), text)),
+    }
+    counts = {}
+    for name, column in held.items():
+        pq.write_table(pa.table({"meta": column}), path := tmp_path / "t.parquet", compression="zstd")
+        *found, error = (row for _, row in table_rows(Reading(path, tmp_path)))
+        assert "unpack from" in str(error), name
+        counts[name] = len(found)
+    assert max(counts.values()) - min(counts.values()) <= 128 < 300, counts

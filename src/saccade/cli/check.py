@@ -269,7 +269,7 @@ def of_config(
     from saccade.data import DataConfig
     from saccade.data.config import WORLD
     from saccade.data.preflight import PreflightEntry
-    from saccade.data.sources import items
+    from saccade.data.sources import kept_items
     from saccade.training.examples import example_items
     from saccade.types import Sample
 
@@ -278,7 +278,7 @@ def of_config(
             facts.setdefault("notes", []).append(f"{source}: is infinite, {WORLD_ITEMS} items were checked")
             config = config.model_copy(update={"limit": WORLD_ITEMS})
         left_out = 0
-        for place, found in items(config):
+        for place, found in kept_items(config):
             if config.on_bad == "skip" and isinstance(found, ValueError):
                 left_out += 1
             else:

@@ -4,9 +4,12 @@ and only true and false are booleans."""
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import yaml
 
+MOST_NODES = 100_000
+"""Keys and values of a file: these take 2 seconds and 80 MB."""
 _BY_HAND = (":timestamp", ":bool", ":float", ":int")
 _PATTERNS = {
     "int": (r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)", "-+0123456789"),
@@ -19,7 +22,20 @@ _PATTERNS = {
 """Type -> what is read as one, and its first characters."""
 
 
-class Loader(yaml.SafeLoader):
+class Bounded:
+    """Of a loader of YAML: reads no more than MOST_NODES."""
+
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.nodes += 1
+        if self.nodes > MOST_NODES:
+            mark = self.peek_event().start_mark  # type: ignore[attr-defined]
+            raise yaml.MarkedYAMLError(problem=f"more than {MOST_NODES:,} keys and values", problem_mark=mark)
+        return super().compose_node(parent, index)  # type: ignore[misc]
+
+
+class Loader(Bounded, yaml.SafeLoader):
     """Reads recipes."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - a table of the base class

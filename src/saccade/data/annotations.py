@@ -35,17 +35,26 @@ def voc(reading: Reading) -> Iterator[Item]:
     """
     check_task(reading, "Pascal VOC annotations")
     found = Instances()
-    folder = _pictures_folder(reading)
+    folder, seen = _pictures_folder(reading), set[str]()
     for name in _names(reading):
         file = reading.path / "Annotations" / f"{name}.xml"
         place = f"Annotations/{file.name}"
         try:
+            if _again(file, seen):
+                continue
             refuse_outside(file, reading.roots)
             _read_xml(found, name, place, _parsed(file), folder)
         except ValueError as error:
             found.bad.append((place, error))
             found.invalid_images.add(name)
     yield from questions(found, reading)
+
+
+def _again(file: Path, seen: set[str]) -> bool:
+    """Whether a list has named the file before, perhaps in other words. ValueError for what can be no name."""
+    real, before = os.path.realpath(file), len(seen)
+    seen.add(real)
+    return len(seen) == before
 
 
 def _pictures_folder(reading: Reading) -> str:
@@ -134,11 +143,14 @@ def yolo(reading: Reading) -> Iterator[Item]:
     images = _split_images(config, file, reading)
     if not any(os.path.isfile(_label_file(image)) for _, image in images):
         raise ValueError(f"{file}: no image has a label file; expected such as {_label_file(images[0][1])}")
+    seen = set[str]()
     for listed_at, image in images:
         place, name = listed_at, shown(str(image))
         try:
             if hint := records.no_file_name(str(image)):
                 raise ImageError(f"image {hint}")
+            if _again(image, seen):
+                continue
             labels = _label_file(image)
             place, name = os.path.relpath(labels, file.parent), _relative(image, reading.image_folder)
             (path,) = records.image_paths(name, reading)

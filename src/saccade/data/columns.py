@@ -157,7 +157,9 @@ def rows_of(table: Any, packed: Packed | None = None) -> Iterator[Row | ValueErr
     all rows so far are more than `packed` allows."""
     hidden = {one.name: max(1, table[one.name].nbytes) for one in table.schema if _is_indirect(one.type)}
     if nested := [one.name for one in table.schema if any(map(_hides, _inside(one.type)))]:
-        raise ValueError(f"column {nested[0]!r} has values in a dictionary, run or view within others; save it plainly")
+        raise ValueError(
+            f"column {nested[0]!r} has values in a dictionary, run, view or odd type within others; save it plainly"
+        )
     at_a_time = max(1, min(BATCH, BATCH_BYTES // max(hidden.values()))) if hidden else BATCH
     for start in range(0, table.num_rows, at_a_time):
         piece = table.slice(start, at_a_time)
@@ -172,7 +174,17 @@ def rows_of(table: Any, packed: Packed | None = None) -> Iterator[Row | ValueErr
 def _is_indirect(kind: Any) -> bool:
     """Whether many rows may share the bytes of one value."""
     tests = (types.is_dictionary, types.is_run_end_encoded, types.is_string_view, types.is_binary_view)
-    return any(test(kind) for test in (*tests, types.is_list_view, types.is_large_list_view))
+    return _is_odd(kind) or any(test(kind) for test in (*tests, types.is_list_view, types.is_large_list_view))
+
+
+def _is_odd(kind: Any) -> bool:
+    """Whether a type is defined beside Arrow and does not store plain texts."""
+    return isinstance(kind, pa.BaseExtensionType) and kind.storage_type not in (pa.string(), pa.large_string())
+
+
+def _within(kind: Any) -> list[Any]:
+    """The types within a type, at all depths."""
+    return [deep for one in _inside(kind) for deep in (one, *_within(one))]
 
 
 def _hides(kind: Any) -> bool:
@@ -180,19 +192,31 @@ def _hides(kind: Any) -> bool:
 
 
 def _without_views(batch: Any) -> Any:
-    """A batch of Parquet, where views do not share bytes, with plain texts: Polars writes views, in lists too."""
-    kinds = [_with(field.type, _VIEWS) if _hides(field.type) else field.type for field in batch.schema]
-    schema = pa.schema([field.with_type(kind) for field, kind in zip(batch.schema, kinds, strict=True)])
-    return batch if schema == batch.schema else batch.cast(schema)
+    """A batch of Parquet, where views do not share bytes, with plain texts: Polars writes views, in lists too. Of types
+    that are defined beside Arrow, such as JSON, what they store; the library crashes when it casts some of them."""
+    columns = list(map(_storage, batch.columns))
+    kinds = [one.type if any(map(_is_odd, _within(one.type))) else _with(one.type, _VIEWS) for one in columns]
+    plain = [one if one.type == kind else one.cast(kind) for one, kind in zip(columns, kinds, strict=True)]
+    return pa.RecordBatch.from_arrays(plain, batch.schema.names)
+
+
+def _storage(array: Any) -> Any:
+    return _storage(array.storage) if isinstance(array, pa.ExtensionArray) else array
 
 
 def _with(kind: Any, other: Mapping[Any, Any]) -> Any:
-    """A type with those of `other` in place of their keys, also within structs and lists."""
+    """A type with those of `other` in place of their keys, also within structs, lists and maps."""
+    kind = _stored(kind)
     if types.is_struct(kind):
         return pa.struct([field.with_type(_with(field.type, other)) for field in kind])
     if types.is_list(kind) or types.is_large_list(kind):
         value = kind.value_field.with_type(_with(kind.value_type, other))
         return pa.list_(value) if types.is_list(kind) else pa.large_list(value)
+    if types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_with(kind.value_type, other)), kind.list_size)
+    if types.is_map(kind):
+        key, item = (one.with_type(_with(one.type, other)) for one in (kind.key_field, kind.item_field))
+        return pa.map_(key, item, keys_sorted=kind.keys_sorted)
     return other.get(kind, kind)
 
 
@@ -267,12 +291,9 @@ def _refuse_extensions(schema: Any) -> None:
     """ValueError for a type that is defined beside Arrow: what it stores is looked at by no check here, and the library
     ends the process at some."""
     for field in schema:
-        kinds = [field.type]
-        while kinds:
-            kind = kinds.pop()
+        for kind in (field.type, *_within(field.type)):
             if isinstance(kind, pa.BaseExtensionType):
                 raise ValueError(f"column {shown(field.name)} is of the type {shown(str(kind))}; save it plainly")
-            kinds += _inside(kind)
 
 
 def _refuse_compressed(path: Path) -> None:

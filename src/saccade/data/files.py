@@ -66,6 +66,19 @@ def _rows_in(files: Iterable[Path]) -> Iterator[Placed]:
         yield from parquet_rows(file, packed) if kind == ".parquet" else _KINDS[kind](file)
 
 
+def size_at(reading: Reading) -> int:
+    """Bytes on the disk of all that is at a path."""
+    path = reading.path
+    if reading.hub:
+        files: Iterable[Path] = set_files(str(path), None, reading.split or "train", _KINDS)
+    elif path.is_dir():
+        files = path.rglob("*")
+    else:
+        files = path.parent.glob(path.name) if is_pattern(path) else [path]
+    found = (one.stat() for one in files if one.is_file())
+    return sum(min(one.st_size, 512 * one.st_blocks) for one in found)  # less than its size for a file with holes
+
+
 def is_pattern(path: Path) -> bool:
     """Whether a path is a glob pattern."""
     return _PATTERN.search(path.name) is not None and not path.exists()

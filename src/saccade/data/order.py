@@ -23,8 +23,8 @@ class EpochOrder:
         """`permutation(epoch)` has all indices below `size`; `skipped` are those of a run that continues."""
         self._size, self._permutation = size, permutation
         self.skipped: list[Skipped] = sorted(((int(count), int(row)) for count, row in skipped), key=_count)
-        if len({row for _, row in self.skipped}) >= size:
-            raise ValueError(f"none of its {size:,} rows is usable")
+        self._unusable = {row for _, row in self.skipped}
+        self._refuse_none()
         self._rewind()
 
     def __getitem__(self, count: int) -> int:
@@ -38,10 +38,14 @@ class EpochOrder:
         """The row at `count` is unusable: the place is filled from the end of the epoch. ValueError for the last one
         that was usable."""
         row = self[count]
-        if len({row for _, row in self.skipped}) + 1 >= self._size:
-            raise ValueError(f"none of its {self._size:,} rows is usable")
+        self._unusable.add(row)
+        self._refuse_none()
         insort(self.skipped, (count, row), key=_count)  # after earlier ones at the same place
         self._fill(row)
+
+    def _refuse_none(self) -> None:
+        if len(self._unusable) >= self._size:
+            raise ValueError(f"none of its {self._size:,} rows is usable")
 
     def _rewind(self) -> None:
         self._begin(0, 0)

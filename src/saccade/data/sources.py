@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from saccade.data.config import WORLD, DataConfig, Label, OnBad
 from saccade.data.formats import reader
+from saccade.data.kept import kept
 from saccade.data.pass_rates import with_rates
 from saccade.data.records import Item, Reading, shown
 from saccade.data.roots import record, roots_in
@@ -68,6 +70,17 @@ def items(cfg: DataConfig) -> Iterator[Item]:
     if cfg.pass_rate is not None:
         found = with_rates(found, cfg.pass_rate)
     return _brief(found if cfg.limit is None else _first(found, cfg.limit))
+
+
+def kept_items(cfg: DataConfig) -> Iterator[Item]:
+    """As `items`, for one who keeps them all: ends with a ValueError where they take far more than their files."""
+    return items(cfg) if cfg.source == WORLD else kept(items(cfg), partial(_size_of, cfg))
+
+
+def _size_of(cfg: DataConfig) -> int:
+    from saccade.data.files import size_at  # loads pyarrow
+
+    return size_at(reading_of(cfg))
 
 
 def _brief(found: Iterator[Item]) -> Iterator[Item]:
@@ -144,7 +157,7 @@ def record_roots(folder: Path, entries: Sequence[DataConfig]) -> None:
 def _open_files(cfg: DataConfig) -> Source:
     samples: list[Sample] = []
     skipped, first = 0, ""
-    for place, item in items(cfg):
+    for place, item in kept_items(cfg):
         found = item if isinstance(item, ValueError) else _usable(item)
         if isinstance(found, Sample):
             samples.append(found)

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from saccade.config.yaml_values import Bounded
 from saccade.faults import shown
 
 LARGEST = 1 << 24
@@ -14,8 +15,8 @@ LARGEST = 1 << 24
 MOST_LINES = 1 << 19
 LARGEST_LABELS = 1 << 22
 """Maximum bytes of the labels of one image, as XML 50 times as many in memory."""
-LARGEST_SETTINGS, MOST_NODES = 1 << 20, 100_000
-"""Maximum bytes of settings in YAML, and their keys and values: these take 2 seconds and 80 MB."""
+LARGEST_SETTINGS = 1 << 20
+"""Maximum bytes of settings in YAML."""
 
 
 def text_in(file: Path, most: int = LARGEST) -> str:
@@ -43,16 +44,8 @@ def lines_in(file: Path, most: int = LARGEST) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
-class _Loader(yaml.BaseLoader):
+class _Loader(Bounded, yaml.BaseLoader):
     """All scalars are texts: a class may be called no or 01."""
-
-    nodes = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        self.nodes += 1
-        if self.nodes > MOST_NODES:
-            raise yaml.YAMLError(f"got more than {MOST_NODES:,} keys and values, expected the settings of a data set")
-        return super().compose_node(parent, index)
 
 
 def settings_of(text: str, place: str) -> dict[str, Any]:

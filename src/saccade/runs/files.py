@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from saccade.config.yaml_values import Loader
 from saccade.disk import skip_hole
 from saccade.runs.shapes import GROUP, ITEM, ROLLOUT, JsonRow, Shape, fitted, fitted_metrics
 from saccade.runs.streams import LONGEST_LINE
@@ -192,7 +193,7 @@ def _is_own(path: Path, warnings: list[str]) -> bool:
 
 def _yaml(text: str, path: Path, warnings: list[str]) -> JsonRow:
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader)
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError):
         warnings.append(f"{path.parent.name}/{path.name} is not valid YAML; skipped")
         return {}

@@ -21,7 +21,7 @@ from saccade.data.images import large_alone, load_image
 from saccade.data.order import EpochOrder, Skipped
 from saccade.data.questions import place_pictures
 from saccade.data.records import MARKER, Reading, Row
-from saccade.data.sources import items, reading_of, without_frames
+from saccade.data.sources import kept_items, reading_of, without_frames
 from saccade.data.usable import refuse_unusable
 from saccade.models.adapter import Adapter, EncodedPrompt, FarTooLong
 from saccade.tasks import IMAGE, TASKS
@@ -95,7 +95,7 @@ def example_items(
 
 
 def _samples(config: ExampleConfig, wording: Wording) -> Iterator[tuple[str, Example | ValueError]]:
-    for place, found in items(config.samples()):
+    for place, found in kept_items(config.samples()):
         try:
             if isinstance(found, ValueError):
                 raise found

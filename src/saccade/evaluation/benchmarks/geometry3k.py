@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from saccade.data.formats import reader
-from saccade.data.records import Item
 from saccade.evaluation.benchmarks import replies
 from saccade.evaluation.benchmarks.benchmark import Benchmark, BenchmarkJudge, Grade, Mode, ParsedReply, Place
 from saccade.evaluation.benchmarks.prompts import BOXED, asking
-from saccade.evaluation.benchmarks.rows import find
+from saccade.evaluation.benchmarks.rows import find, samples_of
 from saccade.evaluation.benchmarks.scoring import ACCURACY
 from saccade.grading import grade_math
 from saccade.grading.latex import evaluate, normal
@@ -26,24 +24,22 @@ _PLAIN_FRACTION = re.compile(r"-?\\frac\{(\d+)\}\{(\d+)\}|-?(\d+)/(\d+)")
 
 def load(place: Place) -> list[Sample]:
     found = []
-    for where, sample in _items(place):
-        if isinstance(sample, ValueError):
-            raise ValueError(f"{where}: {sample}")
+    for _, sample in _items(place):
         slices = {"form": "choice" if sample.task == "choice" else "free_form"}
         found.append(replace(sample, meta={**sample.meta, "slices": slices}))
     return found
 
 
-def _items(place: Place) -> Iterator[Item]:
+def _items(place: Place) -> Iterator[tuple[str, Sample]]:
     path = place.data
     if path is None:
-        yield from reader("easy_r1")(place.reading(HUB, hub=True, split="test"))
+        yield from samples_of("easy_r1", place.reading(HUB, hub=True, split="test"))
         return
     if path.is_dir() and any(path.glob("*/data.json")):
-        yield from reader("geometry3k")(place.reading(path))
+        yield from samples_of("geometry3k", place.reading(path))
         return
     for file in find(place, FILES):
-        yield from reader("easy_r1")(place.reading(file))
+        yield from samples_of("easy_r1", place.reading(file))
 
 
 def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:

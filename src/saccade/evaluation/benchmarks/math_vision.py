@@ -7,11 +7,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from saccade.data.formats import reader
 from saccade.evaluation.benchmarks import replies
 from saccade.evaluation.benchmarks.benchmark import Benchmark, BenchmarkJudge, Grade, Mode, ParsedReply, Place, Prompt
 from saccade.evaluation.benchmarks.prompts import BOXED, SHORT, with_images
-from saccade.evaluation.benchmarks.rows import find
+from saccade.evaluation.benchmarks.rows import find, samples_of
 from saccade.evaluation.benchmarks.scoring import ACCURACY
 from saccade.grading.latex import evaluate, normal, too_large
 from saccade.parsing import read_boxed
@@ -34,9 +33,7 @@ def load(place: Place) -> list[Sample]:
         readings = [place.reading(file) for file in files]
     found = []
     for reading in readings:
-        for where, sample in reader("math_vision")(reading):
-            if isinstance(sample, ValueError):
-                raise ValueError(f"{where}: {sample}")
+        for _, sample in samples_of("math_vision", reading):
             slices = {name: sample.meta[name] for name in ("level", "subject") if sample.meta.get(name) is not None}
             slices["question_type"] = "multi_choice" if sample.meta["options"] else "free_form"
             found.append(replace(sample, meta={**sample.meta, "slices": slices}))

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from saccade.data.formats import READERS, reader
+from saccade.data.formats import READERS
 from saccade.evaluation.benchmarks.benchmark import Benchmark, BenchmarkJudge, Grade, Mode, ParsedReply, Place, Prompt
 from saccade.evaluation.benchmarks.prompts import template
 from saccade.evaluation.benchmarks.replies import STRICT_RULE
+from saccade.evaluation.benchmarks.rows import samples_of
 from saccade.evaluation.benchmarks.scoring import ACCURACY
 from saccade.evaluation.boxes import gold_boxes, reply_boxes
 from saccade.parsing import read_final
@@ -76,9 +77,7 @@ def load_rows(place: Place) -> list[Sample]:
     if name not in READERS:
         raise ValueError(f"format is {name!r}; expected one of {', '.join(READERS)}")
     found = []
-    for where, sample in reader(name)(place.reading(place.data)):
-        if isinstance(sample, ValueError):
-            raise ValueError(f"{where}: {sample}")
+    for _, sample in samples_of(name, place.reading(place.data)):
         known(sample)
         given = sample.meta.get("slices")
         slices = given if isinstance(given, Mapping) else {}

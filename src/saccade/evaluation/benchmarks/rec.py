@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from saccade.data.formats import reader
 from saccade.evaluation.benchmarks import replies
 from saccade.evaluation.benchmarks.benchmark import (
     Benchmark,
@@ -24,7 +23,7 @@ from saccade.evaluation.benchmarks.benchmark import (
     Statistic,
 )
 from saccade.evaluation.benchmarks.prompts import template, with_images
-from saccade.evaluation.benchmarks.rows import find, sample_at
+from saccade.evaluation.benchmarks.rows import find, sample_at, samples_of
 from saccade.evaluation.benchmarks.scoring import flat, mean_of_slices
 from saccade.geometry import center, contains, iou, to_original
 from saccade.parsing import NOWHERE, read_boxes
@@ -47,9 +46,7 @@ def loader(names: Sequence[str]) -> Callable[[Place], list[Sample]]:
             )
         for file in find(place, names):
             split = file.stem
-            for where, sample in reader("refcoco")(place.reading(file)):
-                if isinstance(sample, ValueError):
-                    raise ValueError(f"{where}: {sample}")
+            for where, sample in samples_of("refcoco", place.reading(file)):
                 meta = {**sample.meta, "slices": {"split": split}}
                 found.append(sample_at(where, partial(replace, sample, id=f"{split}/{sample.id}", meta=meta)))
         return found

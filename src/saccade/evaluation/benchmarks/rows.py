@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from saccade.data import records
-from saccade.data.files import hub_rows, table_rows
+from saccade.data.files import hub_rows, size_at, table_rows
+from saccade.data.formats import reader
 from saccade.data.json_stream import elements
+from saccade.data.kept import kept
 from saccade.data.records import Placed, Reading, Row, attempt
 from saccade.evaluation.benchmarks.benchmark import Place
 from saccade.faults import LONGEST_REASON, cut, listed, shown
@@ -18,6 +21,7 @@ from saccade.types import ImageSource, Sample
 
 LONGEST_INDEX = 64
 KINDS = (".jsonl", ".json", ".parquet", ".tsv")
+_One = TypeVar("_One")
 
 
 class Table:
@@ -67,7 +71,12 @@ def rows_of(place: Place, names: Sequence[str], hub: tuple[str, str | None, str]
         yield from ((table, where, row) for where, row in whole(file_rows(file, hub[2])))
 
 
-def whole(rows: Iterable[Placed]) -> Iterator[tuple[str, Row]]:
+def samples_of(name: str, reading: Reading) -> Iterator[tuple[str, Sample]]:
+    """What a reader of `saccade.data.READERS` makes of a file. ValueError, with its place, for an invalid row."""
+    yield from whole(kept(reader(name)(reading), partial(size_at, reading)))
+
+
+def whole(rows: Iterable[tuple[str, _One | ValueError]]) -> Iterator[tuple[str, _One]]:
     """The rows. ValueError, with its place, for one that could not be read."""
     for where, row in rows:
         if isinstance(row, ValueError):
@@ -86,14 +95,14 @@ def sample_at(where: str, read: Callable[[], Sample]) -> Sample:
 
 def file_rows(file: Path, split: str) -> Iterator[Placed]:
     """Rows of one file, or of a folder that `save_to_disk` wrote."""
+    reading = Reading(file, file, split=split) if file.is_dir() else Reading(file, file.parent)
     if file.suffix.lower() == ".tsv":
-        yield from tsv_rows(file)
+        rows = tsv_rows(file)
     elif file.suffix.lower() == ".json" and _is_keyed(file):
-        yield from _rows_by_key(file)
-    elif file.is_dir():
-        yield from table_rows(Reading(file, file, split=split))
+        rows = _rows_by_key(file)
     else:
-        yield from table_rows(Reading(file, file.parent))
+        rows = table_rows(reading)
+    yield from kept(rows, partial(size_at, reading))
 
 
 def _is_keyed(file: Path) -> bool:
