@@ -129,7 +129,9 @@ def test_a_file_that_repeats_its_bytes_is_read_as_far_as_memory_goes(
 
 
 @pytest.mark.parametrize("form", ["text", "bytes", "structures in lists"])
-@pytest.mark.parametrize(("letter", "width"), [("q", 1), ("\u00e9", 1), ("\u4e2d", 2), ("\U0001f600", 4)])
+@pytest.mark.parametrize(
+    ("letter", "width"), [("q", 1), ("\u00e9", 1), ("\u4e2d", 2), ("\U0001f600", 4), ("\\ud83d", 4), ("\\u4e2d", 2)]
+)
 def test_a_text_counts_as_what_python_takes_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, letter: str, width: int
 ) -> None:

@@ -17,8 +17,12 @@ _ROW, _MARK = 1024, 150
 _ITEM, _LIST, _DICT, _FIELD, _TUPLE, _TEXT, _NUMBER = 8, 56, 64, 100, 56, 60, 32
 """Bytes of Python's objects: an item of a list, a list, a dictionary, one of its fields, an entry of a map, a text
 beside its letters, a number."""
-_WIDTHS = {4: r"[\x{10000}-\x{10FFFF}]", 2: r"[\x{100}-\x{FFFF}]"}
-"""Bytes that Python takes for each letter of a text with such letters; else one."""
+_WIDTHS = {
+    4: r"[\x{10000}-\x{10FFFF}]|\\u[dD][89aAbB]",
+    2: r"[\x{100}-\x{FFFF}]|\\u(?:[1-9a-fA-F]|0[1-9a-fA-F])[0-9a-fA-F]{2}",
+}
+"""Bytes that Python takes for each letter of a text with such letters, or with such escapes when it is JSON; else
+one."""
 
 
 @dataclass
@@ -102,7 +106,9 @@ def _letters(array: Any) -> int:
         return sum(7 * one.size for one in texts if _is_utf8(one))  # others are images, and have one copy
     if not _is_text(array.type):
         return 0
-    widths = {} if _total("utf8_length", array) == _total("binary_length", array) else _WIDTHS  # of ASCII
+    plain = _total("utf8_length", array) == _total("binary_length", array)  # ASCII
+    escaped = _total("match_substring", array, pc.MatchSubstringOptions("\\u"))
+    widths = {} if plain and not escaped else _WIDTHS
     options = {width: pc.MatchSubstringOptions(letters) for width, letters in widths.items()}
     wide = next((width for width, one in options.items() if _total("match_substring_regex", array, one)), 1)
     marks = sum(_total("count_substring", array, pc.MatchSubstringOptions(mark)) for mark in "[{,")
