@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
 
 MOST_NODES = 100_000
 """Keys and values of a file: these take 2 seconds and 80 MB."""
@@ -22,7 +23,7 @@ _PATTERNS = {
 """Type -> what is read as one, and its first characters."""
 
 
-class Bounded:
+class Bounded(Composer):
     """Of a loader of YAML: reads no more than MOST_NODES."""
 
     nodes = 0
@@ -30,9 +31,9 @@ class Bounded:
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.nodes += 1
         if self.nodes > MOST_NODES:
-            mark = self.peek_event().start_mark  # type: ignore[attr-defined]
+            mark = parent.start_mark if parent is not None else None
             raise yaml.MarkedYAMLError(problem=f"more than {MOST_NODES:,} keys and values", problem_mark=mark)
-        return super().compose_node(parent, index)  # type: ignore[misc]
+        return super().compose_node(parent, index)
 
 
 class Loader(Bounded, yaml.SafeLoader):
