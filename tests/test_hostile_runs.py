@@ -34,6 +34,7 @@ BOMBS = {
     "sections nested deeply": "".join(f"{' ' * i}a:\n" for i in range(200)),
     "an integer of 5,000 digits": "num_steps: " + "9" * 5000,
     "a tag of Python": "a: !!python/object/apply:os.system ['true']\n",
+    "aliases of a long text": f"a: &a {'x' * 100_000}\nb: [" + "*a," * 300 + "]\n",
     "a million items": "a: [" + "1," * 100_000 + "1]",
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -18,7 +17,15 @@ import pytest
 from PIL import Image
 
 from saccade.config import yaml_values
-from saccade.data import DataConfig, annotations, files, json_stream, kept, open_source, preflight, unpacked
+from saccade.data import (
+    DataConfig,
+    annotations,
+    files,
+    held_images,
+    json_stream,
+    preflight,
+    unpacked,
+)
 from saccade.data.files import count_rows, table_rows
 from saccade.data.json_stream import elements
 from saccade.data.order import EpochOrder
@@ -29,6 +36,7 @@ from saccade.grading.detection import f1, match
 from saccade.models.adapter import Adapter
 from saccade.parsing import LabelledBox
 from saccade.runs.files import rows_of
+from saccade.runs.shapes import MOST_METRICS, fitted_metrics
 from saccade.runs.streams import end_of_step
 from saccade.training.config import ExampleConfig, RLRecipe
 from saccade.training.examples import example_items
@@ -295,53 +303,6 @@ def test_a_text_longer_than_any_context_is_refused(tmp_path: Path) -> None:
         assert isinstance(whole, Sample) and "more than 4 million characters of text" in str(long)
 
 
-def expressions(folder: Path) -> DataConfig:
-    """6 bytes for each sample."""
-    (folder / "r.json").write_text(json.dumps([{"image": "ok.png", "text": ["a", "b"] * 500}]))
-    text = json.dumps([chr(0x4E00 + i) for i in range(3_000)], ensure_ascii=False, separators=(",", ":"))
-    images = ",".join(f'{{"id":{i},"file_name":"ok.png","text":{text}}}' for i in range(4))
-    boxes = '[{"image_id":0,"category_id":0,"bbox":[1,1,5,5]}]'
-    (folder / "c.json").write_text(
-        f'{{"images":[{images}],"annotations":{boxes},"categories":[{{"id":0,"name":"a"}}]}}'
-    )
-    return DataConfig(source="coco", path=folder / "c.json", task="count", on_bad="skip")
-
-
-def nested(folder: Path) -> DataConfig:
-    """Parquet that unpacks to less than 200 times its size."""
-    value = "{" + ",".join(f'"{i}":{"[" * 20}{"]" * 20}' for i in range(60)) + "}"
-    row = {"image": "ok.png", "question": "?", "answer": "1", "task": "count", "meta": value}
-    pq.write_table(
-        pa.Table.from_pylist([{"id": str(i), **row} for i in range(200)]), folder / "n.parquet", compression="zstd"
-    )
-    return DataConfig(source="saccade", path=folder / "n.parquet", on_bad="skip")
-
-
-@pytest.mark.parametrize("made", [expressions, nested])
-def test_rows_that_are_kept_take_memory_in_proportion_to_their_files(
-    tmp_path: Path, monkeypatch: Any, made: Callable[[Path], DataConfig]
-) -> None:
-    monkeypatch.setattr(kept, "MOST", 1 << 20)
-    Image.new("RGB", (56, 56)).save(tmp_path / "ok.png")
-    config = made(tmp_path)
-    opened, all_of_it = open_source(config), sum(isinstance(item, Sample) for _, item in items(config))
-    assert opened.skipped == 1 and re.search(r"rows up to here .* 32 times .*'saccade convert'", opened.first_skipped)
-    assert 0 < len(opened) < 0.8 * all_of_it
-    with pytest.raises(ValueError, match=r"(c\.json|n\.parquet).*: the rows up to here take"):
-        open_source(config.model_copy(update={"on_bad": "error"}))
-
-
-def test_images_that_rows_share_are_held_and_counted_once(monkeypatch: Any) -> None:
-    monkeypatch.setattr(kept, "MOST", 1 << 20)
-    image = bytes(1 << 19)
-    rows = [("r", Sample(str(i), (image,), "?", "1", "count")) for i in range(200)]
-    assert list(kept.kept(rows, lambda: 0)) == rows
-    ((_, error),) = (
-        one for one in kept.kept([("r", bytes(bytearray(image))) for _ in range(3)], lambda: 0) if one[1] != image
-    )
-    assert "take 1 MB" in str(error)
-
-
 @pytest.mark.parametrize("source", ["voc", "yolo"])
 def test_a_file_that_a_list_names_again_and_again_is_read_once(tmp_path: Path, monkeypatch: Any, source: str) -> None:
     for folder in ("images", "labels", "Annotations", "JPEGImages", "ImageSets/Main"):
@@ -402,3 +363,31 @@ def test_types_that_are_defined_beside_parquet_count_as_what_they_store(tmp_path
         assert "unpack from" in str(error), name
         counts[name] = len(found)
     assert max(counts.values()) - min(counts.values()) <= 128 < 300, counts
+
+
+def test_a_run_has_as_many_metrics_as_a_run_has() -> None:
+    rows = [{"step": i, **{f"m{i}_{k}": 1.0 for k in range(100)}, "reward": 0.5} for i in range(100)]
+    names, found = set[str](), []
+    for row in rows:
+        found += fitted_metrics([row], names)
+    assert found == list(fitted_metrics(rows)) and len(found) == 100 and [row["step"] for row in found] == [*range(100)]
+    assert len({name for row in found for name in row} - {"step"}) <= MOST_METRICS == 2_000
+    assert all(row["reward"] == 0.5 for row in found)
+
+
+def test_a_teacher_s_images_have_room_for_what_is_sent_of_them(tmp_path: Path) -> None:
+    noise = Image.effect_noise((90, 90), 80)
+    for name in ("a.png", "b.tif", "c.bmp", "d.jpg", "e.png"):
+        (noise if name != "b.tif" else noise.convert("1")).save(tmp_path / name)
+    with (tmp_path / "e.png").open("ab") as file:
+        file.truncate(2 << 20)
+    for name in ("a.png", "b.tif", "c.bmp", "d.jpg", "e.png"):
+        content = (tmp_path / name).read_bytes()
+        assert len(held_images.sendable(content)) <= held_images.most_sendable(tmp_path / name), name
+    assert held_images.most_sendable(tmp_path / "none.png") == held_images.most_sendable(tmp_path) == 0
+    os.mkfifo(tmp_path / "pipe.png")
+    assert held_images.most_sendable(tmp_path / "pipe.png") == 0
+    small = [
+        held_images.most_sendable(tmp_path / name) - (tmp_path / name).stat().st_size for name in ("a.png", "d.jpg")
+    ]
+    assert small == [0, 0]

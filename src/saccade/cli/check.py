@@ -268,6 +268,7 @@ def of_config(
     """The rows of one data set."""
     from saccade.data import DataConfig
     from saccade.data.config import WORLD
+    from saccade.data.kept import Kept
     from saccade.data.preflight import PreflightEntry
     from saccade.data.sources import kept_items
     from saccade.training.examples import example_items
@@ -278,7 +279,7 @@ def of_config(
             facts.setdefault("notes", []).append(f"{source}: is infinite, {WORLD_ITEMS} items were checked")
             config = config.model_copy(update={"limit": WORLD_ITEMS})
         left_out = 0
-        for place, found in kept_items(config):
+        for place, found in kept_items(config, Kept()):
             if config.on_bad == "skip" and isinstance(found, ValueError):
                 left_out += 1
             else:

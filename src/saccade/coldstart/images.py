@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from saccade.data.held_images import sendable
+from saccade.data.held_images import most_sendable, sendable
 from saccade.data.images import SUFFIXES, ImageError, file_bytes, format_of, large_alone, name_of, png_of
 from saccade.disk import partial_of
 from saccade.runs.drafts import Draft
@@ -51,12 +51,12 @@ def read_images(draft: Draft, out: Path) -> list[bytes]:
     return contents
 
 
-def bytes_of(draft: Draft, out: Path) -> int:
-    """Bytes of the files of a draft's images; those that cannot be read count nothing."""
+def most_bytes(draft: Draft, out: Path) -> int:
+    """Bytes that `read_images` returns at most; files that cannot be read count nothing."""
     size = 0
     for path in draft.images:
         with suppress(OSError, ValueError):
-            size += (out / path).stat().st_size
+            size += most_sendable(out / path)
     return size
 
 

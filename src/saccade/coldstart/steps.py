@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from saccade.coldstart.images import bytes_of, read_images
+from saccade.coldstart.images import most_bytes, read_images
 from saccade.coldstart.recipe import ColdStartRecipe, SamplingConfig
 from saccade.coldstart.teachers import Teacher, TeacherCall, TeacherReply, sample_of
 from saccade.endpoint.room import COPIES, LETTER, Room
@@ -74,9 +74,10 @@ class _RowSteps:
         if name in self.done:
             return
         out = self.teachers.recipe.out
-        images = (1 + 2 * COPIES) * bytes_of(self.draft, out)
-        async with self.teachers.room.soon(images + LETTER * len(self.draft.question)):
+        copies, text = 1 + 2 * COPIES, LETTER * len(self.draft.question)
+        async with self.teachers.room.soon(text + copies * most_bytes(self.draft, out)) as became:
             files = await asyncio.to_thread(read_images, self.draft, out)
+            became(text + copies * sum(map(len, files)))
             call = TeacherCall(stage, self.draft, sampling, self._shown(stage), files)
             reply = await self.teachers.vision.write(call)
         self._keep(name, {"text": reply.text.strip(), "record": shallow_dict(self._inherit(reply.record))})

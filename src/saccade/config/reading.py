@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -68,32 +69,52 @@ def read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Loc, 
 
 def build(node: yaml.Node, loc: Loc, file: str, places: dict[Loc, str]) -> Any:
     """Plain data of a YAML node; notes the line of every key and item in `places`."""
-    if len(loc) > DEEPEST or len(places) > MOST_KEYS:  # aliases repeat what they name, and may name themselves
-        what = f"{DEEPEST} levels" if len(loc) > DEEPEST else f"{MOST_KEYS:,} keys and items"
-        at = node.start_mark.line + 1
-        raise ConfigError(f"{file}:{at}: got more than {what}, aliases (*name) written out; expected a recipe")
-    if isinstance(node, yaml.SequenceNode):
-        for i, child in enumerate(node.value):
-            places[(*loc, i)] = f"{file}:{child.start_mark.line + 1}"
-        return [build(child, (*loc, i), file, places) for i, child in enumerate(node.value)]
-    if not isinstance(node, yaml.MappingNode):
-        try:
-            return Loader("").construct_object(node)
-        except (ValueError, LookupError, AttributeError, ArithmeticError, yaml.YAMLError):  # thousands of digits, a tag
-            raise ConfigError(f"{file}:{node.start_mark.line + 1}: got a value that is no plain one") from None
-    built: dict[Any, Any] = {}
-    for key_node, child in node.value:
-        key, line = key_node.value, key_node.start_mark.line + 1
-        if not isinstance(key, str) or key == "<<":
-            raise ConfigError(
-                f"{file}:{line}: got a key that is not a plain name, expected 'key: value' (see 'extends')"
-            )
-        if key in built:
-            first = places[(*loc, key)]
-            raise ConfigError(f"{file}:{line}: key '{dotted((*loc, key))}' is given twice; first on {first}")
-        places[(*loc, key)] = f"{file}:{line}"
-        built[key] = build(child, (*loc, key), file, places)
-    return built
+    return _Building(file, places).data(node, loc)
+
+
+@dataclass
+class _Building:
+    file: str
+    places: dict[Loc, str]
+    letters: int = 0
+
+    def data(self, node: yaml.Node, loc: Loc) -> Any:
+        self._refuse_large(node, loc)
+        if isinstance(node, yaml.SequenceNode):
+            for i, child in enumerate(node.value):
+                self.places[(*loc, i)] = self._at(child)
+            return [self.data(child, (*loc, i)) for i, child in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            try:
+                return Loader("").construct_object(node)
+            except (ValueError, LookupError, AttributeError, ArithmeticError, yaml.YAMLError):  # many digits, a tag
+                raise ConfigError(f"{self._at(node)}: got a value that is no plain one") from None
+        built: dict[Any, Any] = {}
+        for key_node, child in node.value:
+            key, line = key_node.value, self._at(key_node)
+            if not isinstance(key, str) or key == "<<":
+                raise ConfigError(f"{line}: got a key that is not a plain name, expected 'key: value' (see 'extends')")
+            if key in built:
+                first = self.places[(*loc, key)]
+                raise ConfigError(f"{line}: key '{dotted((*loc, key))}' is given twice; first on {first}")
+            self.places[(*loc, key)] = line
+            built[key] = self.data(child, (*loc, key))
+        return built
+
+    def _refuse_large(self, node: yaml.Node, loc: Loc) -> None:
+        """ConfigError beyond the limits: aliases repeat what they name, and may name themselves."""
+        self.letters += len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+        for found, most, what in (
+            (len(loc), DEEPEST, "levels"),
+            (len(self.places), MOST_KEYS, "keys and items"),
+            (self.letters, LARGEST, "letters"),
+        ):
+            if found > most:
+                more = f"more than {most:,} {what}, aliases (*name) written out"
+                raise ConfigError(f"{self._at(node)}: got {more}; expected a recipe")
+
+    def _at(self, node: yaml.Node) -> str:
+        return f"{self.file}:{node.start_mark.line + 1}"
 
 
 def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

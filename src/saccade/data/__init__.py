@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from saccade.data.formats import READERS
     from saccade.data.mixture import Mixture
     from saccade.data.prefetch import Prefetch
-    from saccade.data.sources import Source, open_source
+    from saccade.data.sources import Source, open_source, open_sources
 
-__all__ = ["READERS", "DataConfig", "Mixture", "Prefetch", "Source", "open_source"]
+__all__ = ["READERS", "DataConfig", "Mixture", "Prefetch", "Source", "open_source", "open_sources"]
 
 _PLACES = {
     "READERS": "formats",
@@ -23,6 +23,7 @@ _PLACES = {
     "Prefetch": "prefetch",
     "Source": "sources",
     "open_source": "sources",
+    "open_sources": "sources",
 }
 
 __getattr__ = first_use(__name__, _PLACES)

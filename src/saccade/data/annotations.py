@@ -45,8 +45,8 @@ def voc(reading: Reading) -> Iterator[Item]:
             refuse_outside(file, reading.roots)
             _read_xml(found, name, place, _parsed(file), folder)
         except ValueError as error:
-            found.bad.append((place, error))
             found.invalid_images.add(name)
+            yield place, error
     yield from questions(found, reading)
 
 
@@ -160,8 +160,8 @@ def yolo(reading: Reading) -> Iterator[Item]:
                 size = image_size(path, reading.max_image_pixels)
                 found.by_image[name] = _read_labels(labels, place, size, len(names), points)
         except ValueError as error:
-            found.bad.append((listed_at if isinstance(error, ImageError) else place, error))
             found.invalid_images.add(name)
+            yield listed_at if isinstance(error, ImageError) else place, error
     yield from questions(found, reading)
 
 

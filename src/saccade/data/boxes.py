@@ -30,12 +30,14 @@ def coco(reading: Reading) -> Iterator[Item]:
     if not reading.path.is_file():
         raise ValueError(f"{reading.path}: there is no such file; expected an instances JSON")
     check_task(reading, "COCO instances")
-    yield from questions(read_instances(reading), reading)
+    coco_file = Instances()
+    yield from read_instances(coco_file, reading)
+    yield from questions(coco_file, reading)
 
 
-def read_instances(reading: Reading) -> Instances:
-    """The file, read as a stream; invalid entries are collected with their lines."""
-    coco_file, keys = Instances(), set[str]()
+def read_instances(coco_file: Instances, reading: Reading) -> Iterator[tuple[str, ValueError]]:
+    """Fills `coco_file` from the file, which is read as a stream; gives the invalid entries with their lines."""
+    keys, first = set[str](), ""
     for key, line, entry in elements(reading.path):
         place = f"{reading.path.name}:{line}"
         if isinstance(entry, UnreadError):
@@ -48,31 +50,30 @@ def read_instances(reading: Reading) -> Instances:
                 if not isinstance(entry, dict):
                     raise ValueError(f"'{key}' has {records.shown(entry)}, expected objects")
                 _ENTRIES[key](coco_file, place, entry)
-        except ValueError as error:
-            coco_file.bad.append((place, error))
         except records.BROKEN as error:
-            coco_file.bad.append((place, ValueError(f"'{key}': {type(error).__name__}: {records.shown(str(error))}")))
+            named = f"'{key}': {type(error).__name__}: {records.shown(str(error))}"
+            bad = error if isinstance(error, ValueError) else ValueError(named)
+            first = first or f"; {place}: {bad}"
+            yield place, bad
     if missing := [key for key in _ENTRIES if key not in keys]:
         got = listed(sorted(keys)) or "nothing"
-        why = "".join(f"; {place}: {error}" for place, error in coco_file.bad[:1])
         raise ValueError(
             f"{reading.path}: has {got}, expected images, annotations and categories: {missing[0]} is missing or empty"
-            f"{why}"
+            f"{first}"
         )
     used = {one.category for some in coco_file.by_image.values() for one in some}
     for category in [one for one, label in coco_file.labels.items() if label in coco_file.parents and one not in used]:
         del coco_file.labels[category]
     for image in [image for image in coco_file.by_image if image not in coco_file.pictures]:
-        first = coco_file.by_image.pop(image)[0]
-        coco_file.bad.append((first.place, ValueError(f"image_id {image} is not an image of this file")))
+        place = coco_file.by_image.pop(image)[0].place
+        yield place, ValueError(f"image_id {image} is not an image of this file")
     for image, instances in coco_file.by_image.items():
         for one in instances:
             if one.category not in coco_file.labels:
                 why = f"category_id {shown(one.category)} is not a category of this file; image {image} is skipped"
-                coco_file.bad.append((one.place, ValueError(why)))
                 coco_file.invalid_images.add(image)
+                yield one.place, ValueError(why)
         coco_file.by_image[image] = [one for one in instances if one.category in coco_file.labels]
-    return coco_file
 
 
 def _picture(coco_file: Instances, place: str, entry: Row) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image
 
@@ -43,6 +44,15 @@ def sendable(content: bytes) -> bytes:
     if len(png) > max(_MOST_AS_PNG, 3 * len(content)):
         raise ImageError(f"{name_of(content)}: has {len(png):,} bytes as PNG; save it as JPEG or PNG")
     return png
+
+
+def most_sendable(path: Path) -> int:
+    """Bytes that `sendable` makes of a file at most; 0 where there is none."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        begin, size = file.read(4), os.fstat(file.fileno()).st_size
+    return size if begin.startswith(_PACKED) and size <= _BESIDE else max(_MOST_AS_PNG, 3 * size)
 
 
 def _smaller(source: ImageSource, image: Image.Image) -> ImageSource:

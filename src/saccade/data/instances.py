@@ -64,7 +64,6 @@ class Instances:
     parents: set[Any] = field(default_factory=set)
     """COCO's supercategories. Those without boxes of their own, which Roboflow lists as categories, are no labels."""
     by_image: defaultdict[Any, list[Instance]] = field(default_factory=lambda: defaultdict(list))
-    bad: list[tuple[str, ValueError]] = field(default_factory=list)
     invalid_images: set[Any] = field(default_factory=set)
     """Images with an invalid annotation: their gold answers would be incomplete."""
 
@@ -82,7 +81,7 @@ def check_task(reading: Reading, what: str) -> None:
 
 
 def questions(found: Instances, reading: Reading) -> Iterator[Item]:
-    """The samples of all images, and a ValueError for each invalid entry; `reading.task` selects them.
+    """The samples of all images, and a ValueError for each that cannot be read; `reading.task` selects them.
 
     `detect` (the default): a sample per image with all its boxes, queried together with 1 to `negatives` absent labels,
     as VLM-R1 did for D3. These are known negatives if the file has them, else labels of other images, drawn with
@@ -91,7 +90,6 @@ def questions(found: Instances, reading: Reading) -> Iterator[Item]:
     `thresholds`; the number is drawn with `seed`. Crowds and labels that are not annotated exhaustively are not
     queried, with `labels` no others than these.
     """
-    yield from found.bad
     if reading.labels:
         restrict(found, reading.labels)
     known = sorted(set(found.labels.values()))

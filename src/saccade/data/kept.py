@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 RATIO, MOST = 32, 256 << 20
@@ -13,18 +14,33 @@ _LONG = 256
 _One = TypeVar("_One")
 
 
-def kept(found: Iterable[tuple[str, _One]], size: Callable[[], int]) -> Iterator[tuple[str, _One | ValueError]]:
-    """The rows or samples with their places: a ValueError in place of the rest where they take more than MOST bytes and
-    RATIO times `size()`, the bytes of their files."""
-    held, most, seen = 0, MOST, set[int]()
-    for place, one in found:
-        held += 0 if isinstance(one, ValueError) else _bytes(one, seen)
-        if held > most and held > (most := max(MOST, RATIO * size())):
-            why = f"the rows up to here take {held >> 20:,} MB of memory, more than {RATIO} times their files"
-            way = "give the source a 'limit', or write it as JSONL with 'saccade convert'"
-            yield place, ValueError(f"{why}; the rest is not read; {way}")
-            return
-        yield place, one
+class Kept:
+    """The rows of all sources that someone keeps."""
+
+    def __init__(self) -> None:
+        self._sources: list[tuple[int, Callable[[], int]]] = []
+        """Bytes that the rows of a source take, and those of its files."""
+
+    def of(self, found: Iterable[tuple[str, _One]], size: Callable[[], int]) -> Iterator[tuple[str, _One | ValueError]]:
+        """The rows or samples of a source with their places, whose files have `size()` bytes: a ValueError in place of
+        the rest where they take more than RATIO times as many, and all sources that do so more than MOST."""
+        held, size, seen = 0, cache(size), set[int]()
+        before = sum(taken for taken, _ in self._sources)
+        try:
+            for place, one in found:
+                held += 0 if isinstance(one, ValueError) else _bytes(one, seen)
+                if held + before > MOST and held > RATIO * size() and held + self._beyond() > MOST:
+                    why = f"the rows up to here take {held >> 20:,} MB of memory, more than {RATIO} times their files"
+                    way = "give the source a 'limit', or write it as JSONL with 'saccade convert'"
+                    yield place, ValueError(f"{why}; the rest is not read; {way}")
+                    return
+                yield place, one
+        finally:
+            self._sources.append((held, size))
+
+    def _beyond(self) -> int:
+        """Bytes of the sources before that take more than RATIO times their files."""
+        return sum(taken for taken, size in self._sources if taken > RATIO * size())
 
 
 def _bytes(value: Any, seen: set[int]) -> int:

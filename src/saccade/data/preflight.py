@@ -77,7 +77,7 @@ class PreflightEntry:
     """Ids must be unique within a source."""
     reply: str | None = None
     """A reply to train on. Such a row has no gold answer to check."""
-    before: tuple[Turn, ...] | None = None
+    before: Sequence[Turn] | None = None
     """The turns before the user's; None: the system turn of the sample or the recipe."""
     unlearned: int = 0
     """Replies of its row that are not learned."""
@@ -283,7 +283,7 @@ class PreflightChecks:
             yield "duplicate id", f"id {shown(name)} was used before"
         self._ids.add(key)
 
-    def _turns_before(self, entry: PreflightEntry, sample: Sample) -> tuple[Turn, ...]:
+    def _turns_before(self, entry: PreflightEntry, sample: Sample) -> Sequence[Turn]:
         """The turns before the entry's question, noting those of the conversation that are not used or learned."""
         unused = entry.unlearned if entry.reply is not None else later_replies(sample)
         self._notes["replies of later turns, which are not learned"] += entry.unlearned

@@ -10,7 +10,7 @@ from typing import get_args
 
 from saccade.data.config import WORLD, DataConfig, Label, OnBad
 from saccade.data.formats import reader
-from saccade.data.kept import kept
+from saccade.data.kept import Kept
 from saccade.data.pass_rates import with_rates
 from saccade.data.records import Item, Reading, shown
 from saccade.data.roots import record, roots_in
@@ -55,7 +55,13 @@ class Source:
 def open_source(cfg: DataConfig) -> Source:
     """Opens an entry: reads the rows of files and the header of each image, so that errors show before any long
     work. Raises ValueError with file and line."""
-    return _open_world(cfg) if cfg.source == WORLD else _open_files(cfg)
+    return open_sources([cfg])[0]
+
+
+def open_sources(entries: Sequence[DataConfig]) -> list[Source]:
+    """As `open_source`, for all entries of a recipe, which share the memory that odd ones may take."""
+    kept = Kept()
+    return [_open_world(cfg) if cfg.source == WORLD else _open_files(cfg, kept) for cfg in entries]
 
 
 def items(cfg: DataConfig) -> Iterator[Item]:
@@ -72,9 +78,9 @@ def items(cfg: DataConfig) -> Iterator[Item]:
     return _brief(found if cfg.limit is None else _first(found, cfg.limit))
 
 
-def kept_items(cfg: DataConfig) -> Iterator[Item]:
+def kept_items(cfg: DataConfig, kept: Kept) -> Iterator[Item]:
     """As `items`, for one who keeps them all: ends with a ValueError where they take far more than their files."""
-    return items(cfg) if cfg.source == WORLD else kept(items(cfg), partial(_size_of, cfg))
+    return items(cfg) if cfg.source == WORLD else kept.of(items(cfg), partial(_size_of, cfg))
 
 
 def _size_of(cfg: DataConfig) -> int:
@@ -154,10 +160,10 @@ def record_roots(folder: Path, entries: Sequence[DataConfig]) -> None:
     record(folder, [Path("/")] if None in roots else [root for some in roots for root in some or ()])
 
 
-def _open_files(cfg: DataConfig) -> Source:
+def _open_files(cfg: DataConfig, kept: Kept) -> Source:
     samples: list[Sample] = []
     skipped, first = 0, ""
-    for place, item in kept_items(cfg):
+    for place, item in kept_items(cfg, kept):
         found = item if isinstance(item, ValueError) else _usable(item)
         if isinstance(found, Sample):
             samples.append(found)

@@ -25,28 +25,33 @@ class Room:
     def of(self, size: int) -> Iterator[Callable[[int], None]]:
         """Waits until `size` bytes fit, or until nothing else is held; gives a function that says how many it became,
         fewer in most cases."""
-        held = [size]
-
-        def became(new: int) -> None:
-            self._change(held[0] - new)
-            held[0] = new
-
         with self._changed:
             self._changed.wait_for(lambda: self._take(size))
+        became = self._became(size)
         try:
             yield became
         finally:
             became(0)
 
     @asynccontextmanager
-    async def soon(self, size: int) -> AsyncIterator[None]:
+    async def soon(self, size: int) -> AsyncIterator[Callable[[int], None]]:
         """As `of`, for a task."""
         while not self._take(size):
             await asyncio.sleep(POLL_S)
+        became = self._became(size)
         try:
-            yield
+            yield became
         finally:
-            self._change(size)
+            became(0)
+
+    def _became(self, size: int) -> Callable[[int], None]:
+        held = [size]
+
+        def became(new: int) -> None:
+            self._change(held[0] - new)
+            held[0] = new
+
+        return became
 
     def _take(self, size: int) -> bool:
         with self._changed:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from saccade.data import open_source
+from saccade.data import open_sources
 from saccade.evaluation.answerers import Answerer, Answers, EvalQuestion, Failed, hashes
 from saccade.evaluation.asked import askable, group_of, selected, unique
 from saccade.evaluation.benchmarks import BENCHMARKS, Benchmark, Grade, Mode, Place, Prompt
@@ -102,7 +102,7 @@ def own_plan(
 
 def own_samples(recipe: EvalRecipe) -> list[Sample]:
     """The questions of a recipe without a benchmark: data sets first, then the world."""
-    sources = [open_source(config) for config in recipe.data]
+    sources = open_sources(recipe.data)
     for source in sources:
         if source.size is None:
             raise ValueError(f"data '{source.name}' is infinite; give it a 'limit'")

@@ -67,6 +67,7 @@ class Watched:
     rows: list[JsonRow] = field(default_factory=list)
     """The values under KEPT."""
     newest: JsonRow = field(default_factory=dict)
+    _names: set[str] = field(default_factory=set)
     """The last value of each metric."""
     total: int | None = None
     read_bytes: int = 0
@@ -82,7 +83,7 @@ class Watched:
         if size < self.read_bytes:  # the run resumed from a checkpoint: later rows are gone
             self.read_bytes = 0
         if self.read_bytes == 0:
-            self.rows, self.newest = [], {}
+            self.rows, self.newest, self._names = [], {}, set()
         if size > self.read_bytes:
             self._read(path)
 
@@ -96,7 +97,7 @@ class Watched:
                         return  # it is being written
                     skip_hole(file)
                 self.read_bytes = file.tell()
-                if (row := fitted_metrics(_row(line) or {})) is not None:
+                for row in fitted_metrics([_row(line) or {}], self._names):
                     self.newest |= row
                     self.rows.append({key: row[key] for key in KEPT if key in row})
 

@@ -168,7 +168,7 @@ def open_alarms(directory: Path, config: AlarmConfig, step: int) -> AlarmWatch:
     """The watch of a run, with what it has seen when the run resumes after `step`: alarms of steps that are made again
     are dropped."""
     warnings: list[str] = []
-    rows = [row for one in rows_of(directory / "metrics.jsonl", warnings) if (row := fitted_metrics(one))]
+    rows = list(fitted_metrics(rows_of(directory / "metrics.jsonl", warnings)))
     kept = [alarm for alarm in read_alarms(directory) if alarm.step <= step]
     if (directory / ALARMS).exists():
         keep_lock(directory)

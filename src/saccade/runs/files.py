@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from saccade.config.reading import build
 from saccade.config.yaml_values import Loader
 from saccade.disk import skip_hole
 from saccade.runs.shapes import GROUP, ITEM, ROLLOUT, JsonRow, Shape, fitted, fitted_metrics
@@ -95,7 +96,7 @@ def read_run(path: Path, needs: tuple[str, ...] = ()) -> RunFiles:
         config=config,
         config_text=text,
         environment=read_object(path / "environment.json", warnings),
-        metrics=[row for one in rows_of(path / "metrics.jsonl", warnings) if (row := fitted_metrics(one))],
+        metrics=list(fitted_metrics(rows_of(path / "metrics.jsonl", warnings))),
         results=read_object(path / "results.json", warnings),
         warnings=warnings,
     )
@@ -193,7 +194,8 @@ def _is_own(path: Path, warnings: list[str]) -> bool:
 
 def _yaml(text: str, path: Path, warnings: list[str]) -> JsonRow:
     try:
-        data = yaml.load(text, Loader)
+        node = yaml.compose(text, Loader)
+        data = None if node is None else build(node, (), str(path), {})
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError):
         warnings.append(f"{path.parent.name}/{path.name} is not valid YAML; skipped")
         return {}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import isnan
 from sys import intern
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 JsonRow = dict[str, Any]
 Check = Callable[[Any], bool]
 MOST_METRICS = 2_000
-"""Values of a row of metrics that are looked at; a run writes a few hundred."""
+"""Metrics of a run that are looked at; it writes a few hundred."""
 LONGEST_TEXT = 20_000
 """Characters of a reply that a page shows."""
 
@@ -108,12 +107,18 @@ def fitted(row: JsonRow, shape: Shape) -> JsonRow | None:
     return found
 
 
-def fitted_metrics(row: JsonRow) -> JsonRow | None:
-    """A row of metrics with numbers and texts only; None without a step."""
-    if not is_count(row.get("step")):
-        return None
-    kept = {"step": row["step"], **dict(islice(row.items(), MOST_METRICS))}  # wherever the step is
-    return {intern(name): value for name, value in kept.items() if _is_metric(value)}
+def fitted_metrics(rows: Iterable[JsonRow], known: set[str] | None = None) -> Iterator[JsonRow]:
+    """Rows of metrics with numbers and texts only, without those that have no step. The first MOST_METRICS names of the
+    run stay; `known` are those of the rows before."""
+    known = set() if known is None else known
+    for row in rows:
+        if is_count(row.get("step")):
+            kept = {"step": row["step"]}
+            for name, value in row.items():
+                if _is_metric(value) and (name in known or len(known) < MOST_METRICS):
+                    known.add(name)
+                    kept[intern(name)] = value
+            yield kept
 
 
 def _is_metric(value: Any) -> bool:

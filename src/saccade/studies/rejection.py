@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from saccade.data import DataConfig, Mixture, open_source
+from saccade.data import DataConfig, Mixture, open_sources
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.rollout.config import DEFAULT_ENGINE, EngineConfig, Sampling
@@ -35,7 +35,7 @@ def sample_right(
     sampled replies. Servers of another engine are not counted. Duplicate replies to one prompt are kept once."""
     policy = load_policy(model)
     sampler = open_engine(policy, engine)
-    mixture = Mixture([open_source(one) for one in data], [one.weight for one in data], seed)
+    mixture = Mixture(open_sources(data), [one.weight for one in data], seed)
     kept: list[Example] = []
     num_samples, step, started = 0, 0, time.process_time()
     while time.process_time() - started < cpu_budget_s:

@@ -3,8 +3,9 @@ supervised fine-tuning learns the replies. RL and evaluation ask the first quest
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, pairwise
+from typing import overload
 
 from saccade.tasks.templates import IMAGE
 from saccade.types import Sample, Turn
@@ -52,3 +53,35 @@ def later_images(sample: Sample) -> int:
 def later_pairs(sample: Sample) -> list[tuple[Turn, Turn]]:
     """The later questions, each with its reply; a question without one is not in them."""
     return [(one, two) for one, two in pairwise(later_turns(sample)) if (one.role, two.role) == ("user", "assistant")]
+
+
+class History(Sequence[Turn]):
+    """The first turns of a conversation. All of its histories share them: with n turns of their own each, n replies
+    would hold n * n."""
+
+    __slots__ = ("_stop", "_turns")
+
+    def __init__(self, turns: Sequence[Turn], stop: int) -> None:
+        self._turns, self._stop = turns, stop
+
+    def __len__(self) -> int:
+        return self._stop
+
+    def __iter__(self) -> Iterator[Turn]:
+        return islice(self._turns, self._stop)
+
+    @overload
+    def __getitem__(self, at: int) -> Turn: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Turn, ...]: ...
+    def __getitem__(self, at: int | slice) -> Turn | tuple[Turn, ...]:
+        places = range(self._stop)[at]
+        return self._turns[places] if isinstance(places, int) else tuple(self._turns[one] for one in places)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, History) and self._turns is other._turns:
+            return self._stop == other._stop
+        return isinstance(other, History | tuple) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))

@@ -18,6 +18,7 @@ from typing import Any
 from saccade.data import records
 from saccade.data.config import OnBad
 from saccade.data.images import large_alone, load_image
+from saccade.data.kept import Kept
 from saccade.data.order import EpochOrder, Skipped
 from saccade.data.questions import place_pictures
 from saccade.data.records import MARKER, Reading, Row
@@ -25,7 +26,7 @@ from saccade.data.sources import kept_items, reading_of, without_frames
 from saccade.data.usable import refuse_unusable
 from saccade.models.adapter import Adapter, EncodedPrompt, FarTooLong
 from saccade.tasks import IMAGE, TASKS
-from saccade.tasks.conversation import later_pairs, later_replies, later_turns, turns_before
+from saccade.tasks.conversation import History, later_pairs, later_replies, later_turns, turns_before
 from saccade.training.config import REPLIES, ExampleConfig
 from saccade.types import Frame, ImageSource, Sample, Turn, with_title
 
@@ -46,7 +47,7 @@ class Example:
     reply: str
     gold: Sample | None = None
     """Its gold answer is the reply, written when the model's frame is known; `reply` is empty then."""
-    before: tuple[Turn, ...] = ()
+    before: Sequence[Turn] = ()
     """The turns before the user's: the system's, and the history of a later turn."""
     unlearned: int = 0
     """Replies of its row that no example learns."""
@@ -61,7 +62,7 @@ class Example:
     def content(self) -> tuple[Any, ...]:
         """What it says, without where it is from and what its images show."""
         gold = None if self.gold is None else self.gold.content
-        return self.id, len(self.images), self.before, self.prompt, self.reply, gold
+        return self.id, len(self.images), tuple(self.before), self.prompt, self.reply, gold
 
     @property
     def title(self) -> str:
@@ -84,18 +85,19 @@ class Wording:
 
 
 def example_items(
-    config: ExampleConfig, template: str | None = None, system_prompt: str | None = None
+    config: ExampleConfig, template: str | None = None, system_prompt: str | None = None, kept: Kept | None = None
 ) -> Iterator[tuple[str, Example | ValueError]]:
-    """The examples of an entry one by one with their places, and a ValueError in place of an invalid row."""
-    wording = Wording(template, system_prompt)
-    for place, found in _replies(config, wording) if config.source == REPLIES else _samples(config, wording):
+    """The examples of an entry one by one with their places, and a ValueError in place of an invalid row. `kept`: the
+    entries that are held beside it."""
+    wording, kept = Wording(template, system_prompt), kept or Kept()
+    for place, found in _replies(config, wording) if config.source == REPLIES else _samples(config, wording, kept):
         if isinstance(found, Example):
             found = replace(found, place=place, on_bad=config.on_bad, max_pixels=config.max_image_pixels)
         yield place, found if isinstance(found, Example) else without_frames(found)
 
 
-def _samples(config: ExampleConfig, wording: Wording) -> Iterator[tuple[str, Example | ValueError]]:
-    for place, found in kept_items(config.samples()):
+def _samples(config: ExampleConfig, wording: Wording, kept: Kept) -> Iterator[tuple[str, Example | ValueError]]:
+    for place, found in kept_items(config.samples(), kept):
         try:
             if isinstance(found, ValueError):
                 raise found
@@ -124,12 +126,13 @@ def _of_sample(sample: Sample, config: ExampleConfig, wording: Wording) -> list[
     response = sample.meta.get("response")
     if not isinstance(response, str) or not response.strip():
         raise ValueError("the row holds no reply to learn; give 'reply: gold' to learn its gold answer")
-    found, shown = [Example(sample.id, prompt, asked.images, response, None, before)], markers(before)
+    found, shown, turns = [Example(sample.id, prompt, asked.images, response, None, before)], markers(before), [*before]
     for number, (question, reply) in enumerate(later, 2):
-        turns = (Turn("user", found[-1].prompt), Turn("assistant", found[-1].reply))
-        history, shown = (*found[-1].before, *turns), shown + markers(turns)
+        turns += (Turn("user", found[-1].prompt), Turn("assistant", found[-1].reply))
+        shown += markers(turns[-2:])
         images = sample.images[: shown + markers([question])]
-        found.append(Example(f"{sample.id}#{number}", question.text, images, reply.text, None, history))
+        before = History(turns, len(turns))
+        found.append(Example(f"{sample.id}#{number}", question.text, images, reply.text, None, before))
     kept = found if config.turns == "all" else found[-1:]
     return [replace(kept[0], unlearned=1 + unlearned - len(kept)), *kept[1:]]
 
@@ -184,7 +187,7 @@ def _reply(row: Row, place: str, reading: Reading, wording: Wording) -> Example:
 
 
 def read_examples(
-    config: ExampleConfig, template: str | None = None, system_prompt: str | None = None
+    config: ExampleConfig, template: str | None = None, system_prompt: str | None = None, kept: Kept | None = None
 ) -> list[Example]:
     """The examples of an entry. ValueError with file and line for an invalid row that is not to be skipped, or when
     there are no rows.
@@ -193,7 +196,7 @@ def read_examples(
     """
     examples: list[Example] = []
     skipped: list[str] = []
-    for place, found in example_items(config, template, system_prompt):
+    for place, found in example_items(config, template, system_prompt, kept):
         if isinstance(found, Example):
             examples.append(found)
         elif config.on_bad == "skip":

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from saccade.data import open_source
+from saccade.data import open_sources
 from saccade.evaluation.asked import askable
 from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, own_plan
 from saccade.evaluation.benchmarking import save_images
@@ -56,7 +56,7 @@ def build_heldout(
     questions asked without their images, to `blind.jsonl` beside it. ValueError for an infinite source; the function
     raises it before the first step when no reply could be graded, since a score of 0 would wrongly blame the model.
     """
-    sources = [open_source(one) for one in config.data]
+    sources = open_sources(config.data)
     for one in sources:
         if one.size is None:
             raise ValueError(f"eval.data: source '{one.name}' has no end; give it a 'limit'")

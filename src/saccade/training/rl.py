@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from saccade.data import Mixture, Source, open_source
+from saccade.data import Mixture, Source, open_sources
 from saccade.data.config import WORLD
 from saccade.grading import math_pool
 from saccade.models.feature_cache import FeatureCache
@@ -268,7 +268,7 @@ def open_trainer(
         check_staleness(recipe.rollout)
     for stage in recipe.stages:
         ranks.check_share(recipe.prompts_in(stage), f"prompts_per_step of stage '{stage.name}'")
-    sources = [open_source(one) for one in recipe.data]
+    sources = open_sources(recipe.data)
     rubrics = StageRubrics(TASKS, recipe.rubrics)
     if MATHEMATICS in check_rubrics(recipe, sources, rubrics):
         math_pool.shared().warm_up()

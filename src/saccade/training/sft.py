@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from saccade.data import Prefetch
+from saccade.data.kept import Kept
 from saccade.models.adapter import Adapter
 from saccade.models.feature_cache import FeatureCache
 from saccade.models.packing import Branch
@@ -136,7 +137,8 @@ def open_trainer(
     ranks.check_share(recipe.prompts_per_step, "prompts_per_step")
     if (draw is None) == (not recipe.data):
         raise ValueError("expected examples from one place: 'data' in the recipe, or a function that draws them")
-    num_steps, n, wording = recipe.num_steps or 0, recipe.prompts_per_step, (recipe.template, recipe.system_prompt)
+    num_steps, n = recipe.num_steps or 0, recipe.prompts_per_step
+    wording = (recipe.template, recipe.system_prompt, Kept())
     names = numbered(file.title for file in recipe.data)
     files = {name: read_examples(file, *wording) for name, file in zip(names, recipe.data, strict=True)}
     examples = [one for found in files.values() for one in found]

@@ -206,9 +206,8 @@ def _in_subset(kept: Sequence[dict[str, Any]], subset: str) -> bool:
 
 def _instances(reading: Reading) -> Instances:
     """The file, of which nothing may be wrong. ValueError with the line."""
-    held = read_instances(reading)
-    if held.bad:
-        place, error = held.bad[0]
+    held = Instances()
+    for place, error in read_instances(held, reading):
         raise ValueError(f"{place}: {error}")
     return held
 

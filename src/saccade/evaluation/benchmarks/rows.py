@@ -13,7 +13,7 @@ from saccade.data import records
 from saccade.data.files import hub_rows, size_at, table_rows
 from saccade.data.formats import reader
 from saccade.data.json_stream import elements
-from saccade.data.kept import kept
+from saccade.data.kept import Kept
 from saccade.data.records import Placed, Reading, Row, attempt
 from saccade.evaluation.benchmarks.benchmark import Place
 from saccade.faults import LONGEST_REASON, cut, listed, shown
@@ -73,7 +73,7 @@ def rows_of(place: Place, names: Sequence[str], hub: tuple[str, str | None, str]
 
 def samples_of(name: str, reading: Reading) -> Iterator[tuple[str, Sample]]:
     """What a reader of `saccade.data.READERS` makes of a file. ValueError, with its place, for an invalid row."""
-    yield from whole(kept(reader(name)(reading), partial(size_at, reading)))
+    yield from whole(Kept().of(reader(name)(reading), partial(size_at, reading)))
 
 
 def whole(rows: Iterable[tuple[str, _One | ValueError]]) -> Iterator[tuple[str, _One]]:
@@ -102,7 +102,7 @@ def file_rows(file: Path, split: str) -> Iterator[Placed]:
         rows = _rows_by_key(file)
     else:
         rows = table_rows(reading)
-    yield from kept(rows, partial(size_at, reading))
+    yield from Kept().of(rows, partial(size_at, reading))
 
 
 def _is_keyed(file: Path) -> bool:
