@@ -61,10 +61,19 @@ def test_rows_that_are_kept_take_memory_in_proportion_to_their_files(
 def test_images_that_rows_share_are_held_and_counted_once(monkeypatch: Any) -> None:
     monkeypatch.setattr(kept, "MOST", 1 << 20)
     image = bytes(1 << 19)
-    rows = [("r", Sample(str(i), (image,), "?", "1", "count")) for i in range(200)]
-    assert list(kept.Kept().of(rows, lambda: 0)) == rows
+    rows = [("r", Sample(str(i), (bytes(bytearray(image)), "a.png"), "?", "1", "count")) for i in range(200)]
+    found = list(kept.Kept().of(iter(rows), lambda: 0))
+    assert found == rows and len({id(one.images[0]) for _, one in found if isinstance(one, Sample)}) == 1
     *_, (_, error) = kept.Kept().of([("r", image[:i]) for i in range(-3, 0)], lambda: 0)
     assert "take 1 MB" in str(error)
+
+
+def test_a_text_at_the_place_of_one_that_is_gone_counts_again(monkeypatch: Any) -> None:
+    monkeypatch.setattr(kept, "MOST", 8 << 20)
+    found = kept.Kept().of((("r", "a" * (1 << 20)) for _ in range(50)), lambda: 0)
+    assert sum(isinstance(one, str) for _, one in found) == 7
+    text = "a" * (1 << 20)
+    assert sum(isinstance(one, str) for _, one in kept.Kept().of([("r", text)] * 50, lambda: 0)) == 50
 
 
 def test_odd_sources_of_a_recipe_share_the_memory_that_they_may_take(tmp_path: Path, monkeypatch: Any) -> None:

@@ -1,11 +1,14 @@
-"""What the rows of a source take in memory, for those who keep all of them."""
+"""What the rows of sources take in memory, for those who keep all of them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeVar
+
+from saccade.types import Sample
 
 RATIO, MOST = 32, 256 << 20
 """Times their files that rows may take, and bytes that they may take in any case. In JSON questions take 5 times their
@@ -23,18 +26,19 @@ class Kept:
 
     def of(self, found: Iterable[tuple[str, _One]], size: Callable[[], int]) -> Iterator[tuple[str, _One | ValueError]]:
         """The rows or samples of a source with their places, whose files have `size()` bytes: a ValueError in place of
-        the rest where they take more than RATIO times as many, and all sources that do so more than MOST."""
-        held, size, seen = 0, cache(size), set[int]()
+        the rest where they take more than RATIO times as many, and all sources that do so more than MOST. Samples with
+        the same file of an image share it."""
+        held, size, counted = 0, cache(size), _Counted()
         before = sum(taken for taken, _ in self._sources)
         try:
             for place, one in found:
-                held += 0 if isinstance(one, ValueError) else _bytes(one, seen)
+                held += 0 if isinstance(one, ValueError) else counted.new_bytes(one)
                 if held + before > MOST and held > RATIO * size() and held + self._beyond() > MOST:
                     why = f"the rows up to here take {held >> 20:,} MB of memory, more than {RATIO} times their files"
                     way = "give the source a 'limit', or write it as JSONL with 'saccade convert'"
                     yield place, ValueError(f"{why}; the rest is not read; {way}")
                     return
-                yield place, one
+                yield place, counted.shared(one) if isinstance(one, Sample) else one
         finally:
             self._sources.append((held, size))
 
@@ -43,18 +47,31 @@ class Kept:
         return sum(taken for taken, size in self._sources if taken > RATIO * size())
 
 
-def _bytes(value: Any, seen: set[int]) -> int:
-    """Bytes of an object with all that it holds; of texts and files of images that several rows share, once."""
-    if isinstance(value, str | bytes):
-        if len(value) <= _LONG:
-            return sys.getsizeof(value)
-        known = id(value) in seen
-        seen.add(id(value))
-        return 0 if known else sys.getsizeof(value)
-    if isinstance(value, Mapping):
-        inner = [*value, *value.values()]
-    elif isinstance(value, list | tuple):
-        inner = list(value)
-    else:
-        inner = [getattr(value, name) for name in getattr(value, "__slots__", ())]  # of our dataclasses
-    return sys.getsizeof(value) + sum([_bytes(one, seen) for one in inner])
+@dataclass(slots=True)
+class _Counted:
+    """The long texts and files of images of a source so far; each counts once. They are held, so that no other object
+    takes the place of one that is gone."""
+
+    texts: dict[Any, Any] = field(default_factory=dict)
+    images: dict[Any, Any] = field(default_factory=dict)
+
+    def new_bytes(self, value: Any) -> int:
+        """Bytes of an object with all that it holds, but for what counted before."""
+        size = sys.getsizeof(value)
+        if isinstance(value, str | bytes):
+            key, counted = (id(value), self.texts) if isinstance(value, str) else (value, self.images)
+            known = key in counted
+            if len(value) > _LONG and not known:
+                counted[key] = value
+            return 0 if known else size
+        if isinstance(value, Mapping):
+            inner = [*value, *value.values()]
+        elif isinstance(value, list | tuple):
+            inner = list(value)
+        else:
+            inner = [getattr(value, name) for name in getattr(value, "__slots__", ())]  # of our dataclasses
+        return size + sum([self.new_bytes(one) for one in inner])
+
+    def shared(self, sample: Sample) -> Any:
+        images = tuple(self.images.get(one, one) if isinstance(one, bytes) else one for one in sample.images)
+        return replace(sample, images=images) if images and any(isinstance(one, bytes) for one in images) else sample

@@ -163,8 +163,8 @@ def record_roots(folder: Path, entries: Sequence[DataConfig]) -> None:
 def _open_files(cfg: DataConfig, kept: Kept) -> Source:
     samples: list[Sample] = []
     skipped, first = 0, ""
-    for place, item in kept_items(cfg, kept):
-        found = item if isinstance(item, ValueError) else _usable(item)
+    usable = ((place, one if isinstance(one, ValueError) else _usable(one)) for place, one in items(cfg))
+    for place, found in kept.of(usable, partial(_size_of, cfg)):
         if isinstance(found, Sample):
             samples.append(found)
         elif cfg.on_bad == "skip":
