@@ -218,6 +218,8 @@ def test_a_cache_that_cannot_be_written_costs_no_reply(tmp_path: Path, caplog: p
             cache.put(key, "m", {"text": "x" * 100_000})
     assert sum("replies are not cached" in message for message in caplog.messages) == 1
     cache.close()
+    with no_file_beyond(100), pytest.raises(DiskError, match=line(tmp_path, r"new\.sqlite is not open")):
+        ReplyCache(tmp_path / "new.sqlite")
 
 
 def test_what_libraries_make_of_a_full_disk_is_recognized_and_other_errors_pass(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from saccade.faults import listed, shown
 from saccade.tasks import TASKS
 from saccade.training.config import ExampleConfig
 from saccade.training.examples import example_items
-from saccade.types import Completion, Frame
+from saccade.types import Completion, Frame, Sample
 
 BOX = [1, 2, 30, 40]
 IMAGE = {"id": 1, "image": "ok.png"}
@@ -173,3 +173,13 @@ def test_a_value_is_shown_by_its_beginning_however_much_it_is_written_out() -> N
     assert listed({}) == "nothing" and listed({"a": 1, "b": 2}) == "a, b"
     assert listed(["z" * 121])[120:] == "... (121 characters)"
     assert listed(range(20_000)).endswith("48, 49, .. (20,000 in all)")
+
+
+def test_a_line_break_in_a_name_of_a_file_begins_no_line_of_a_message(tmp_path: Path) -> None:
+    Image.new("RGB", (56, 56)).save(tmp_path / "ok.png")
+    file = tmp_path / "a\nsaccade: all is well\u2028.jsonl"
+    file.write_text(json.dumps({**IMAGE, "conversations": TURNS}) + "\n{}\n")
+    (place, sample), (bad, error) = items(DataConfig(source="vlm_r1", path=file, task="count"))
+    for text in (place, bad, sample.title if isinstance(sample, Sample) else ""):
+        assert text.startswith(r"a\nsaccade: all is well\u2028.jsonl:") and text.isprintable()
+    assert isinstance(error, ValueError)

@@ -25,6 +25,11 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
+def on_a_line(text: str) -> str:
+    """A name as it is, or with escapes in place of line breaks and whatever else cannot be printed."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def listed(names: Collection[object]) -> str:
     """Names for a line, of many the first; 'nothing' without any."""
     more = f", .. ({len(names):,} in all)" if len(names) > MOST_NAMES else ""

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from saccade.faults import on_a_line
+
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 with x1 <= x2 and y1 <= y2; the frame is named where the box is stored."""
 
@@ -78,7 +80,7 @@ class Sample:
     def title(self) -> str:
         """Its name in messages, with its place where it has one: `train.jsonl:9: sample 'thin'`."""
         place = self.meta.get("place")
-        return f"{place}: sample {self.id!r}" if isinstance(place, str) else f"sample {self.id!r}"
+        return f"{on_a_line(place)}: sample {self.id!r}" if isinstance(place, str) else f"sample {self.id!r}"
 
 
 def with_title(title: str, error: Exception) -> str:

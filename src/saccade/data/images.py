@@ -31,7 +31,7 @@ from saccade.data.image_limits import (
     turn_of,
 )
 from saccade.disk import without_waiting
-from saccade.faults import cut
+from saccade.faults import cut, on_a_line
 from saccade.types import ImageSource
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def name_of(source: ImageSource | Path) -> str:
 
 def shown_name(name: str) -> str:
     """A name from a row for a message: printable, and cut where it is too long for a name."""
-    return cut(name if name.isprintable() else repr(name)[1:-1], LONGEST_NAME)
+    return cut(on_a_line(name), LONGEST_NAME)
 
 
 def format_of(content: bytes) -> str:

@@ -14,7 +14,7 @@ from saccade.data.kept import Kept
 from saccade.data.pass_rates import with_rates
 from saccade.data.records import Item, Reading, shown
 from saccade.data.roots import record, roots_in
-from saccade.faults import LONGEST_REASON, cut
+from saccade.faults import LONGEST_REASON, cut, on_a_line
 from saccade.rewards import check_row
 from saccade.tasks import TASKS
 from saccade.types import Sample
@@ -96,7 +96,7 @@ def _brief(found: Iterator[Item]) -> Iterator[Item]:
             item = without_frames(item)
             if len(reason := str(item)) > LONGEST_REASON:
                 item.args = (cut(reason, LONGEST_REASON),)
-        yield cut(place, LONGEST_REASON), item
+        yield cut(on_a_line(place), LONGEST_REASON), item
 
 
 def without_frames(error: ValueError) -> ValueError:

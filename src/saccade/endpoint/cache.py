@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from saccade.disk import open_database
+from saccade.disk import AGAIN, open_database, writing
 
 log = logging.getLogger(__name__)
 _SCHEMA = (
@@ -28,14 +28,16 @@ class ReplyCache:
     """A table from the hash of a request to the JSON of its response."""
 
     def __init__(self, path: str | Path) -> None:
-        """Opens or creates the file. Raises ValueError when it is not a reply cache."""
+        """Opens or creates the file. Raises ValueError when it is not a reply cache, DiskError when it cannot be
+        written."""
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock, self._warned = threading.Lock(), set[str]()
-        try:
-            self._database = open_database(self.path, _SCHEMA, timeout_s=30.0, any_thread=True)
-        except sqlite3.Error as error:
-            raise ValueError(f"{path}: not a reply cache ({error}); delete the file or use another path") from None
+        with writing(self.path.parent, f"{self.path.name} is not open, and no reply was paid for; {AGAIN}"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._database = open_database(self.path, _SCHEMA, timeout_s=30.0, any_thread=True)
+            except sqlite3.Error as error:
+                raise ValueError(f"{path}: not a reply cache ({error}); delete the file or use another path") from None
 
     def get(self, key: str, parse: Callable[[Any], T]) -> T | None:
         """What `parse` makes of the stored response, or None. A damaged one, which is no JSON or which `parse` refuses
