@@ -135,3 +135,34 @@ def test_a_history_is_equal_to_its_turns() -> None:
         assert history != History(turns, stop + 1 if stop < 6 else 0) and not (stop and history == same[1:])
         with pytest.raises(IndexError):
             history[stop]
+
+
+def test_the_labels_beside_a_file_that_describes_them_count_as_its_size(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(kept, "MOST", 1 << 17)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for i in range(300):
+        Image.new("RGB", (56, 56)).save(tmp_path / f"images/{i}.png")
+        (tmp_path / f"labels/{i}.txt").write_text("0 .5 .5 .1 .1\n")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [a]\n")
+    assert len(open_source(DataConfig(source="yolo", path=tmp_path / "data.yaml"))) == 300
+
+
+def test_a_value_is_counted_however_deep_it_is() -> None:
+    deep: Any = []
+    for _ in range(5_000):
+        deep = [deep]
+    ((_, found),) = kept.Kept().of([("r", {"a": deep})], lambda: 0)
+    assert isinstance(found, dict)
+
+
+def test_of_rows_that_are_skipped_the_first_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    turns = [{"from": "human", "value": "<image>a"}, {"from": "gpt", "value": "b"}]
+    Image.new("RGB", (56, 56)).save(tmp_path / "ok.png")
+    row = json.dumps({"id": "0", "image": "ok.png", "conversations": turns})
+    (tmp_path / "d.jsonl").write_text(row + "\n1" * 20_000)
+    tracemalloc.start()
+    read_examples(ExampleConfig(source="llava", path=tmp_path / "d.jsonl", on_bad="skip"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "20000 skipped, the first: d.jsonl:2" in caplog.text and peak < 2 << 20

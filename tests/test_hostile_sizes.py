@@ -303,31 +303,63 @@ def test_a_text_longer_than_any_context_is_refused(tmp_path: Path) -> None:
         assert isinstance(whole, Sample) and "more than 4 million characters of text" in str(long)
 
 
-@pytest.mark.parametrize("source", ["voc", "yolo"])
-def test_a_file_that_a_list_names_again_and_again_is_read_once(tmp_path: Path, monkeypatch: Any, source: str) -> None:
-    for folder in ("images", "labels", "Annotations", "JPEGImages", "ImageSets/Main"):
-        (tmp_path / folder).mkdir(parents=True)
+def named(folder: Path, source: str, names: list[str]) -> tuple[DataConfig, list[str]]:
+    """A data set of two images whose list has these names; the label files that are read of it."""
+    for one in ("images", "labels", "Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / one).mkdir(parents=True)
     box = "<object><name>a</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object>"
     for name in ("a", "b"):
-        Image.new("RGB", (56, 56)).save(tmp_path / f"images/{name}.png")
-        Image.new("RGB", (56, 56)).save(tmp_path / f"JPEGImages/{name}.png")
-        (tmp_path / f"labels/{name}.txt").write_text("0 .5 .5 .1 .1\n")
+        for place in ("images", "JPEGImages"):
+            Image.new("RGB", (56, 56)).save(folder / f"{place}/{name}.png")
+        (folder / f"labels/{name}.txt").write_text("0 .5 .5 .1 .1\n")
         xml = f"<annotation><filename>{name}.png</filename>{box}</annotation>"
-        (tmp_path / f"Annotations/{name}.xml").write_text(xml)
-    (tmp_path / "data.yaml").write_text("train: train.txt\nnames: [a, c]\n")
-    again = [f"{'../images/' * i}a" for i in range(20)] + ["a"] * 50 + ["b"]
-    (tmp_path / "train.txt").write_text("".join(f"images/{one}.png\n" for one in again))
-    lines = "".join(f"{one.replace('images', 'Annotations')}\n" for one in again)
-    (tmp_path / "ImageSets/Main/train.txt").write_text(lines)
-    read, text_in = list[str](), annotations.text_in
-    monkeypatch.setattr(annotations, "text_in", lambda file, *most: read.append(file.name) or text_in(file, *most))
-    lines_in = annotations.lines_in
-    monkeypatch.setattr(annotations, "lines_in", lambda file, *most: read.append(file.name) or lines_in(file, *most))
-    found = [item for _, item in items(DataConfig(source=source, path=tmp_path, task="detect"))]
+        (folder / f"Annotations/{name}.xml").write_text(xml)
+    (folder / "data.yaml").write_text("train: train.txt\nnames: [a, c]\n")
+    lines = [("Annotations/" if source == "voc" else "images/") + one for one in names]
+    (folder / "train.txt").write_text("".join(f"{one}.png\n" for one in lines))
+    (folder / "ImageSets/Main/train.txt").write_text(
+        "".join(f"../{one}\n" if ".." in one else f"{one[12:]}\n" for one in lines)
+    )
+    return DataConfig(source=source, path=folder, task="detect")
+
+
+@pytest.mark.parametrize("source", ["voc", "yolo"])
+def test_a_file_that_a_list_names_again_is_one_row_and_read_so_many_bytes(
+    tmp_path: Path, monkeypatch: Any, source: str
+) -> None:
+    config = named(tmp_path, source, ["a"] * 50 + ["b", "./a"])
+    read = list[str]()
+    for reader in ("text_in", "lines_in"):
+        whole = getattr(annotations, reader)
+        monkeypatch.setattr(annotations, reader, lambda file, *most, r=whole: read.append(file.name) or r(file, *most))
+    found = [item for _, item in items(config)]
     assert all(isinstance(item, Sample) for item in found) and len(found) == 2
     assert sorted(name for name in read if name[:2] in ("a.", "b.")) == (
         ["a.txt", "b.txt"] if source == "yolo" else ["a.xml", "b.xml"]
     )
+
+
+@pytest.mark.parametrize("source", ["voc", "yolo"])
+def test_files_that_are_links_to_one_are_rows_of_their_own(tmp_path: Path, monkeypatch: Any, source: str) -> None:
+    """As stores by content have them."""
+    config = named(tmp_path, source, [*"ab", *(f"c{i}" for i in range(20))])
+    for i in range(20):
+        (tmp_path / f"Annotations/c{i}.xml").symlink_to("a.xml")
+        (tmp_path / f"images/c{i}.png").symlink_to("a.png")
+        (tmp_path / f"labels/c{i}.txt").symlink_to("b.txt") if i else None
+    (tmp_path / "labels/c0.txt").write_text("1 .5 .5 .2 .2\n")
+    found = [item for _, item in items(config)]
+    assert len(found) == 22 and all(isinstance(item, Sample) for item in found)
+    if source == "yolo":
+        assert [item.answer[0]["label"] for item in found if isinstance(item, Sample)] == ["a", "a", "c"] + ["a"] * 19
+    monkeypatch.setattr(
+        annotations,
+        "MOST_AGAIN",
+        5 * (tmp_path / ("Annotations/a.xml" if source == "voc" else "labels/b.txt")).stat().st_size,
+    )
+    found = [item for _, item in items(config)]
+    assert sum(isinstance(item, Sample) for item in found) == (7 if source == "voc" else 8)
+    assert "named again" in str(next(item for item in found if isinstance(item, ValueError)))
 
 
 def test_rows_that_are_skipped_at_their_turn_take_linear_time() -> None:

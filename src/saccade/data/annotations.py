@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,6 +22,8 @@ from saccade.types import Box
 
 MOST_BOXES = 1 << 15
 """Of one image; the fullest pictures of crowds have 20,000."""
+MOST_AGAIN = 64 << 20
+"""Bytes of files that a list may name again."""
 _NUMBER = re.compile(r"\d{1,9}")
 
 
@@ -35,13 +38,12 @@ def voc(reading: Reading) -> Iterator[Item]:
     """
     check_task(reading, "Pascal VOC annotations")
     found = Instances()
-    folder, seen = _pictures_folder(reading), set[str]()
-    for name in _names(reading):
+    folder, again = _pictures_folder(reading), _Again()
+    for name in dict.fromkeys(_names(reading)):
         file = reading.path / "Annotations" / f"{name}.xml"
         place = f"Annotations/{file.name}"
         try:
-            if _again(file, seen):
-                continue
+            again.note(file)
             refuse_outside(file, reading.roots)
             _read_xml(found, name, place, _parsed(file), folder)
         except ValueError as error:
@@ -50,11 +52,21 @@ def voc(reading: Reading) -> Iterator[Item]:
     yield from questions(found, reading)
 
 
-def _again(file: Path, seen: set[str]) -> bool:
-    """Whether a list has named the file before, perhaps in other words. ValueError for what can be no name."""
-    real, before = os.path.realpath(file), len(seen)
-    seen.add(real)
-    return len(seen) == before
+@dataclass
+class _Again:
+    """Files that a list names again, in other words or by links: each is read again."""
+
+    files: set[str] = field(default_factory=set)
+    size: int = 0
+
+    def note(self, file: Path) -> None:
+        """ValueError when such files have more than MOST_AGAIN bytes, and for what can be no name."""
+        real = os.path.realpath(file)
+        if real in self.files and os.path.isfile(real):
+            self.size += os.path.getsize(real)
+            if self.size > MOST_AGAIN:
+                raise ValueError(f"it is named again, as files of {MOST_AGAIN >> 20} MB before it; name each once")
+        self.files.add(real)
 
 
 def _pictures_folder(reading: Reading) -> str:
@@ -143,20 +155,21 @@ def yolo(reading: Reading) -> Iterator[Item]:
     images = _split_images(config, file, reading)
     if not any(os.path.isfile(_label_file(image)) for _, image in images):
         raise ValueError(f"{file}: no image has a label file; expected such as {_label_file(images[0][1])}")
-    seen = set[str]()
+    again = _Again()
     for listed_at, image in images:
         place, name = listed_at, shown(str(image))
         try:
             if hint := records.no_file_name(str(image)):
                 raise ImageError(f"image {hint}")
-            if _again(image, seen):
-                continue
             labels = _label_file(image)
             place, name = os.path.relpath(labels, file.parent), _relative(image, reading.image_folder)
+            if name in found.pictures or name in found.invalid_images:
+                continue
             (path,) = records.image_paths(name, reading)
             found.pictures[name] = Picture(place, name)
             if os.path.lexists(labels):  # an image without a label file has no objects; a link to nothing is a fault
                 refuse_outside(labels, reading.roots)
+                again.note(labels)
                 size = image_size(path, reading.max_image_pixels)
                 found.by_image[name] = _read_labels(labels, place, size, len(names), points)
         except ValueError as error:
@@ -244,7 +257,9 @@ def _label_file(image: Path) -> Path:
 
 
 def _relative(file: Path, folder: Path) -> str:
-    """The name of a file below a folder, with its links followed, else its full one."""
+    """The name of a file below a folder, with links followed where it is not plainly inside, else its full one."""
+    if file.is_relative_to(folder) and ".." not in (plain := file.relative_to(folder)).parts:
+        return str(plain)
     real, base = (Path(os.path.realpath(one)) for one in (file, folder))
     return str(real.relative_to(base) if real.is_relative_to(base) else real)
 

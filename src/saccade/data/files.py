@@ -67,12 +67,14 @@ def _rows_in(files: Iterable[Path]) -> Iterator[Placed]:
 
 
 def size_at(reading: Reading) -> int:
-    """Bytes on the disk of all that is at a path."""
+    """Bytes on the disk of all that is at a path; beside a YAML file, which only describes a data set, too."""
     path = reading.path
     if reading.hub:
         files: Iterable[Path] = set_files(str(path), None, reading.split or "train", _KINDS)
     elif path.is_dir():
         files = path.rglob("*")
+    elif path.suffix in (".yaml", ".yml"):
+        files = {*path.parent.rglob("*"), *reading.image_folder.rglob("*")}
     else:
         files = path.parent.glob(path.name) if is_pattern(path) else [path]
     found = (one.stat() for one in files if one.is_file())

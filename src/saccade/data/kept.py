@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from saccade.types import Sample
 
-RATIO, MOST = 32, 256 << 20
+RATIO, MOST = 32, 192 << 20
 """Times their files that rows may take, and bytes that they may take in any case. In JSON questions take 5 times their
 bytes, lists of boxes 12 times, the shortest rows 20 times."""
 _LONG = 256
@@ -57,20 +57,27 @@ class _Counted:
 
     def new_bytes(self, value: Any) -> int:
         """Bytes of an object with all that it holds, but for what counted before."""
-        size = sys.getsizeof(value)
-        if isinstance(value, str | bytes):
-            key, counted = (id(value), self.texts) if isinstance(value, str) else (value, self.images)
-            known = key in counted
-            if len(value) > _LONG and not known:
-                counted[key] = value
-            return 0 if known else size
-        if isinstance(value, Mapping):
-            inner = [*value, *value.values()]
-        elif isinstance(value, list | tuple):
-            inner = list(value)
-        else:
-            inner = [getattr(value, name) for name in getattr(value, "__slots__", ())]  # of our dataclasses
-        return size + sum([self.new_bytes(one) for one in inner])
+        size, left = 0, [value]
+        while left:  # nested however deeply
+            one = left.pop()
+            if isinstance(one, str | bytes):
+                size += 0 if self._known(one) else sys.getsizeof(one)
+                continue
+            size += sys.getsizeof(one)
+            if isinstance(one, Mapping):
+                left += (*one, *one.values())
+            elif isinstance(one, list | tuple):
+                left += one
+            else:
+                left += [getattr(one, name) for name in getattr(one, "__slots__", ())]  # of our dataclasses
+        return size
+
+    def _known(self, one: str | bytes) -> bool:
+        key, counted = (id(one), self.texts) if isinstance(one, str) else (one, self.images)
+        known = key in counted
+        if len(one) > _LONG and not known:
+            counted[key] = one
+        return known
 
     def shared(self, sample: Sample) -> Any:
         images = tuple(self.images.get(one, one) if isinstance(one, bytes) else one for one in sample.images)

@@ -195,15 +195,15 @@ def read_examples(
     Logs how many replies of conversations are not learned.
     """
     examples: list[Example] = []
-    skipped: list[str] = []
+    skipped, why = 0, ""
     for place, found in example_items(config, template, system_prompt, kept):
         if isinstance(found, Example):
             examples.append(found)
         elif config.on_bad == "skip":
-            skipped.append(f"{place}: {found}")
+            skipped, why = skipped + 1, why or f"{place}: {found}"
         else:
             raise ValueError(f"{place}: {found}") from found
-    first = f" ({len(skipped)} skipped, the first: {skipped[0]})" if skipped else ""
+    first = f" ({skipped} skipped, the first: {why})" if skipped else ""
     if not examples:
         raise ValueError(f"{config.title}: holds no examples{first}")
     if skipped:
