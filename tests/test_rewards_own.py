@@ -199,6 +199,11 @@ def test_what_is_wrong_with_a_file_is_said_before_a_run_begins(file: Path, caplo
         broken.write_text(text)
         assert refused(f"{broken}:f", "cannot be loaded: (SyntaxError|ValueError)")  # of a null byte in Python 3.11.2
         assert "Traceback" not in caplog.text and ("SyntaxError: " in caplog.text or "\0" in text)
+    for odd in ("f.__wrapped__ = f", "f.__signature__ = 5", "f.__signature__ = lambda: 1 / 0"):
+        caplog.clear()
+        broken.write_text(f"def f(completion, sample): return 1\n{odd}\n")
+        assert refused(f"{broken}:f", r"broken\.py: 'f' has no parameters that can be read \(.*; write def score")
+        assert "Traceback" not in caplog.text
     broken.write_text("raise ValueError('no data')\n")
     assert refused(f"{broken}:f", r"broken\.py cannot be loaded: ValueError: no data")
 

@@ -24,11 +24,11 @@ from saccade import cli
 from saccade.config import ConfigError, dump
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
 from saccade.endpoint.client import chat_url
-from saccade.endpoint.plain import base_url
+from saccade.endpoint.plain import PlainClient, base_url
 from saccade.endpoint.secrets import KeyMask, clean_key, read_key
 from saccade.rewards.judged import judge_at
 from saccade.rewards.table import bind
-from saccade.runs.safe_text import SafeFormatter, without_password
+from saccade.runs.safe_text import SafeFormatter, safe, without_password
 from saccade.schemas import load_recipe
 from tests.benchmark_files import mmstar
 from tests.chat_server import Answer, Server, chat_server
@@ -262,6 +262,27 @@ def test_neither_replies_nor_errors_nor_the_cache_hold_the_key(tmp_path: Path) -
     assert len(server.requests) == len(answers)
     assert {one["headers"]["authorization"] for one in server.requests} == {f"Bearer {KEY}"}
     assert not_in_files(tmp_path)
+
+
+LOGIN = "me:Proxy-Pass 99/xyz"
+
+
+@pytest.mark.parametrize(
+    "said", [LOGIN, LOGIN[3:], base64.b64encode(LOGIN.encode()).decode(), LOGIN[::-1], quote(LOGIN)]
+)
+def test_a_proxy_that_repeats_its_login_is_shown_without_it(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    with chat_server(lambda i, body: Answer(status=407, raw=f"denied {said}".encode())) as server:
+        name, password = (quote(one, safe="") for one in LOGIN.split(":"))
+        monkeypatch.setenv("http_proxy", f"http://{name}:{password}@{server.url.partition('//')[2]}")
+        endpoint = Endpoint("http://model.example", "m", None, None, QUICK)
+        with endpoint, pytest.raises(EndpointError, match=r"407.*denied .*\[key\]") as one:
+            endpoint.chat([user("a")])
+        with pytest.raises(EndpointError, match=r"407.*denied .*\[key\]") as two:
+            PlainClient("http://model.example").post("/v1/models", {}, 5)
+        shown = [f"{error.value} {error.value.body}" for error in (one, two)] + [safe(f"407 denied {said}")]
+    assert not any(shows(text, LOGIN) or "Pass" in text or said in text for text in shown)
+    sent = {name.lower(): value for name, value in server.requests[0]["headers"].items()}
+    assert sent["proxy-authorization"].startswith("Basic ")
 
 
 def not_in_files(folder: Path) -> bool:

@@ -31,7 +31,7 @@ from saccade.endpoint.body import (
 from saccade.endpoint.cache import ReplyCache, request_key
 from saccade.endpoint.errors import EndpointError, not_started
 from saccade.endpoint.messages import ChatResponse, Message, parse_response
-from saccade.endpoint.secrets import KeyMask, check_no_secret, clean_key
+from saccade.endpoint.secrets import KeyMask, check_no_secret, clean_key, proxy_logins
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses that are retried."""
@@ -87,7 +87,7 @@ class Endpoint:
         self.url, self.model = chat_url(url), model
         self.cache, self.limits = cache, limits or RequestLimits()
         self._api_key = clean_key(api_key)
-        self._mask = KeyMask(self._api_key)
+        self._mask = KeyMask(self._api_key, *proxy_logins())
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

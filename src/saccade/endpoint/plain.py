@@ -11,7 +11,7 @@ import httpx2
 from saccade.endpoint.body import AS_IT_IS, Body, BodyError, NoCookies, as_text, read_json
 from saccade.endpoint.client import BODY_KEPT, is_local
 from saccade.endpoint.errors import EndpointError, not_started
-from saccade.endpoint.secrets import KeyMask, check_no_secret, clean_key
+from saccade.endpoint.secrets import KeyMask, check_no_secret, clean_key, proxy_logins
 
 
 class PlainClient:
@@ -25,7 +25,7 @@ class PlainClient:
         environment that cannot be used."""
         self.url = base_url(url)
         key = clean_key(api_key)
-        self._mask = KeyMask(key)
+        self._mask = KeyMask(key, *proxy_logins())
         try:
             self._client = httpx2.Client(
                 headers=AS_IT_IS | ({"authorization": f"Bearer {key}"} if key else {}),

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
+from urllib.request import getproxies
 
 MASK = "[key]"
 SHORTEST = 6
@@ -79,12 +80,24 @@ def read_key(path: str | Path | None, source: str) -> str | None:
     return clean_key(text, source)
 
 
+def proxy_logins() -> list[str]:
+    """What names a user to the environment's proxies, which may repeat it as servers repeat keys: user and password
+    together, and the password alone where it is no word that a reply may hold."""
+    found = list[str]()
+    for url in getproxies().values():
+        login = url.rpartition("@")[0].rpartition("//")[2]
+        user, _, password = (unquote(one) for one in login.partition(":"))
+        found += [login, f"{user}:{password}"] if login else []
+        found += [password] if len(password) >= 8 and any(map(str.isdigit, password)) else []
+    return found
+
+
 class KeyMask:
-    """Replaces a key in texts and JSON by '[key]': as it is, reversed, in other case or full width, percent-, HTML-,
+    """Replaces keys in texts and JSON by '[key]': as it is, reversed, in other case or full width, percent-, HTML-,
     backslash-, hex-, base32- or base64-encoded, and any of these with other characters between the letters."""
 
-    def __init__(self, key: str | None) -> None:
-        forms = dict.fromkeys(_forms(key)) if key and len(key) >= SHORTEST else {}
+    def __init__(self, *keys: str | None) -> None:
+        forms = dict.fromkeys(form for key in keys if key and len(key) >= SHORTEST for form in _forms(key))
         self._searches = [_search(form) for form in forms]
         compact = dict.fromkeys(form.translate(_LOWER).translate(_COMPACT) for form in forms)
         self._apart = [_search(one) for one in compact if len(one) >= APART and any(map(str.isdigit, one))]

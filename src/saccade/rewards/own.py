@@ -112,11 +112,11 @@ class OwnReward:
                 begun.append(left[place])
             else:
                 value, failure = result
-                scores[left[place]] = self._masked(failure) if value is None else Score(*value[:2], masked=value[2])
+                scores[left[place]] = self._masked(failure) if value is None else _score(*value)
 
     def _masked(self, failure: Sequence[str]) -> Score:
         """A masked score; the first failure of each kind is logged with its traceback."""
-        what, traceback = failure
+        what, traceback = clean(failure[0]), clean(failure[1], LONGEST_TRACEBACK)
         kind = what.split(":")[0]
         if self._pool.shows(kind):
             shown = f"{what}\n{traceback}".rstrip()
@@ -202,6 +202,12 @@ def _signature(greeting: Mapping[str, Any]) -> inspect.Signature | None:
         return inspect.Signature(parameters) if isinstance(greeting["is_async"], bool) else None
     except (LookupError, TypeError, ValueError):
         return None
+
+
+def _score(value: float, *texts: str | None) -> Score:
+    """The process cleans its texts, but what it runs may write to us in its place."""
+    reason, masked = (None if text is None else clean(text) for text in texts)
+    return Score(value, reason, masked=masked)
 
 
 def _answer(worker: Worker, jobs: int, seconds: float) -> tuple[str, int, list[Any]]:

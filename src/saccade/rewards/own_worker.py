@@ -158,6 +158,18 @@ def _shown(value: Any) -> str:
         return f"a {clean(type(value).__name__)}"
 
 
+def _parameters(function: Callable[..., Any], what: str) -> list[tuple[str, bool, str]]:
+    """Names of the parameters, whether they have a default, and their kinds."""
+    try:
+        found = inspect.signature(function).parameters.values()
+        return [(clean(p.name), p.default is not p.empty, clean(p.kind.name)) for p in found]
+    except BaseException as error:  # noqa: BLE001 - a signature or wrapped function that the user's file set
+        why = f"{clean(type(error).__name__)}: {clean(error)}"
+        raise NoReward(
+            f"{what} has no parameters that can be read ({why}); write def score(completion, sample): ..."
+        ) from None
+
+
 def limit_memory(memory_gb: float) -> None:
     """Data that this process may allocate; more is a MemoryError. Files and shared memory do not count."""
     most = int(memory_gb * 2**30)
@@ -170,7 +182,7 @@ def main() -> None:
     limit_memory(memory_gb)
     try:
         function = load(file, next(jobs), name)
-        signature = inspect.signature(function)
+        parameters = _parameters(function, f"{file}: '{name}'")
     except NoReward as error:
         say({"refused": clean(error), "traceback": ""})
         return
@@ -178,7 +190,6 @@ def main() -> None:
         what, trace = failure_of(error)
         say({"refused": f"{file} cannot be loaded: {what}", "traceback": trace})
         return
-    parameters = [(p.name, p.default is not p.empty, p.kind.name) for p in signature.parameters.values()]
     say({"ready": parameters, "is_async": inspect.iscoroutinefunction(function)})
     for batch in jobs:
         run_batch(function, batch, say)

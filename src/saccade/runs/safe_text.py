@@ -7,6 +7,8 @@ import logging
 import re
 import unicodedata
 
+from saccade.endpoint.secrets import KeyMask, proxy_logins
+
 SCREEN = 4_000
 """Characters of one message."""
 LINES = 40
@@ -48,9 +50,9 @@ def cut(text: str) -> str:
 
 
 def without_password(text: str) -> str:
-    """`text` without user names and passwords in its addresses: libraries quote those of their settings (a tracker's
-    or a proxy's variable) in their errors."""
-    return _USER.sub(r"\1[key]@", text)
+    """`text` without user names and passwords in its addresses, and without the logins of proxies: in their errors
+    libraries quote those of their settings (a tracker's or a proxy's variable) and what a proxy answers."""
+    return KeyMask(*proxy_logins()).text(_USER.sub(r"\1[key]@", text))
 
 
 def safe(text: str) -> str:
