@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from saccade.evaluation.benchmarks import BENCHMARKS, Grade
-from saccade.evaluation.benchmarks.benchmark import JudgeError
+from saccade.evaluation.benchmarks.benchmark import JudgeUnavailable
 from saccade.evaluation.benchmarks.replies import read
 from saccade.types import Frame, Sample
 
@@ -23,7 +23,7 @@ class Judge:
     def ask(self, prompt: str, temperature: float = 0.0) -> str:
         self.prompts.append(prompt)
         if not self.says:
-            raise JudgeError("status 503")
+            raise JudgeUnavailable("status 503")
         return self.says.pop(0)
 
 

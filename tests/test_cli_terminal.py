@@ -58,6 +58,9 @@ def test_log_lines_and_titles_of_progress_bars_are_escaped() -> None:
     with console.capture() as shown, progress("rl x[/b].jsonl", 1, console) as report:
         report(1, {})
     assert "x[/b].jsonl" in shown.get()
+    with console.capture() as attacked, progress(f"rl {ATTACK}", 1, console) as report:
+        report(1, {})
+    assert r"\x1b" in attacked.get() and "\x9b" not in attacked.get() and "\x1b[2J" not in attacked.get()
 
 
 @pytest.mark.parametrize("verb", ["check", "convert", "rl"])

@@ -321,7 +321,7 @@ def test_a_number_beyond_32_bits_is_refused_and_infinity_is_up_to_its_key() -> N
         load(None, SCHEMAS["rl"](), ["num_steps=.inf"])
 
 
-@pytest.mark.parametrize("name", ["../x", "..", "/tmp/x", "a\\b", "é" * 51, "a\nb"])
+@pytest.mark.parametrize("name", ["../x", "..", "/tmp/x", "a\\b", "é" * 51, "a\nb", "a\x9bb"])
 def test_a_name_that_becomes_a_folder_has_no_way_out_of_its_run(tmp_path: Path, name: str) -> None:
     recipe = write(tmp_path, yaml.safe_dump({"kind": "pretrain", "stages": [{"name": name, "steps": 1}]}))
     with pytest.raises(ConfigError, match=r"yaml:\d+: stages\.0\.name: got .* expected the name of a folder"):

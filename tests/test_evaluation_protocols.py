@@ -14,6 +14,7 @@ from saccade.evaluation.benchmarks import (
     mm_math,
     mmstar,
 )
+from saccade.evaluation.benchmarks.benchmark import JudgeUnavailable
 from saccade.evaluation.benchmarks.replies import read
 from saccade.types import Sample
 from tests.protocol_cases import CHOICES, REFER, Judge, ask, grade
@@ -106,9 +107,11 @@ def test_mathvista_asks_the_judge_with_five_examples_and_quotes_the_reply():
     assert "rules   and write 9." in prompt  # the mark inside the reply is gone
 
 
-def test_a_judge_that_fails_leaves_the_item_open():
-    found = grade("mathvista", "seven", vista("7", "integer"), Judge())
-    assert found.needs_judge and not found.right and "503" in found.detail
+@pytest.mark.parametrize("name", ["mathvista", "mathverse", "dynamath"])
+def test_a_judge_that_does_not_answer_says_nothing_of_the_reply(name):
+    sample = {"mathvista": vista("7", "integer"), "mathverse": ask("7", judged_question="?")}
+    with pytest.raises(JudgeUnavailable, match="503"):
+        grade(name, "seven", sample.get(name, ask("7", kind="text")), Judge())
 
 
 # ------------------------------------------------------------------------------------------------------------ MathVerse

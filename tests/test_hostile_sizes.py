@@ -362,6 +362,17 @@ def test_files_that_are_links_to_one_are_rows_of_their_own(tmp_path: Path, monke
     assert "named again" in str(next(item for item in found if isinstance(item, ValueError)))
 
 
+def test_a_data_file_that_a_set_names_twice_is_read_once(tmp_path: Path) -> None:
+    row = {"id": "a", "image": None, "question": "?", "answer": "1", "task": "count"}
+    with pa.ipc.new_stream(tmp_path / "d.arrow", (table := pa.Table.from_pylist([row])).schema) as out:
+        out.write_table(table)
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "d.arrow"}] * 1_000}))
+    found = []
+    with pytest.raises(ValueError, match=r"state\.json: names the data file 'd\.arrow' twice, expected each once"):
+        found += (row for _, row in table_rows(Reading(tmp_path, tmp_path)))
+    assert len(found) <= 1
+
+
 def test_rows_that_are_skipped_at_their_turn_take_linear_time() -> None:
     def seconds(rows: int) -> float:
         order, start = EpochOrder(rows, lambda epoch: list(range(rows))), time.process_time()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
@@ -20,7 +19,8 @@ class ConfigError(ValueError):
 
 
 def _names_a_folder(name: str) -> str:
-    if name in ("", ".", "..") or len(name.encode(errors="replace")) > 100 or re.search(r"[/\\\x00-\x1f]", name):
+    fits = len(name.encode(errors="replace")) <= 100 and name.isprintable()
+    if name in ("", ".", "..") or not fits or "/" in name or "\\" in name:
         raise ValueError(f"got {name!r}, expected the name of a folder: up to 100 letters, and no slash in it")
     return name
 

@@ -269,10 +269,14 @@ def saved_rows(path: Path, split: str) -> Iterator[Placed]:
             raise ValueError(f"{path}: there is no split {split!r}; it has {listed(splits)}")
         path = path / split
     number, packed = count(1), Packed()
+    seen = set[str]()
     for file in _described(path / "state.json", "_data_files"):
         name = file.get("filename") if isinstance(file, dict) else None
         if not isinstance(name, str) or Path(name).name != name or not os.path.isfile(path / name):
             raise ValueError(f"{path / 'state.json'}: names the data file {shown(name)}, expected a file beside it")
+        if name in seen:
+            raise ValueError(f"{path / 'state.json'}: names the data file {shown(name)} twice, expected each once")
+        seen.add(name)
         try:
             _refuse_compressed(path / name)
             packed.size += (path / name).stat().st_size

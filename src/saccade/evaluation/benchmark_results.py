@@ -157,7 +157,7 @@ def lines(results: JsonRow) -> list[str]:
 
 
 _NOTICES = {
-    "errors": "questions were not asked or not answered and are not counted; run again to retry them",
+    "errors": "questions were not asked, not answered or not judged, and are not counted; run again to retry them",
     "ungradable": "items have a gold that cannot be graded and are not counted",
     "needs_judge": "items need a judge's decision and have none: counted as wrong (give judge.url and judge.name)",
     "truncated": "replies were cut off by max_new_tokens",

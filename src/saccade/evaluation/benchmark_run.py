@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from saccade.data import open_sources
 from saccade.evaluation.answerers import Answerer, Answers, EvalQuestion, Failed, hashes
 from saccade.evaluation.asked import askable, group_of, selected, unique
 from saccade.evaluation.benchmarks import BENCHMARKS, Benchmark, Grade, Mode, Place, Prompt
-from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge
+from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge, JudgeUnavailable
 from saccade.evaluation.benchmarks.own import OWN, own_benchmark, world_suite
 from saccade.evaluation.benchmarks.prompts import around
 from saccade.evaluation.benchmarks.replies import read
@@ -28,7 +28,7 @@ from saccade.rollout.seeds import derive_seed
 from saccade.runs.lock import keep_lock
 from saccade.tasks.answers import MATHEMATICS
 from saccade.tasks.conversation import SYSTEM, turns_before
-from saccade.types import Completion, Sample, with_title
+from saccade.types import Completion, Frame, Sample, with_title
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,10 @@ PARSED = "</answer>"
 """What a reply must contain for `retries_until_parsed`, as in Vision-R1's evaluation."""
 JUDGES = 8
 """Replies graded in parallel when there is a judge."""
+UNJUDGED = "unjudged.jsonl"
+"""Beside the items: those whose judge did not answer. They are judged again before any other question is asked."""
+JUDGE_FAILED = "judge failed"
+"""Their route."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,28 +160,39 @@ def answer_all(
     with another number of attempts, or with items whose question or gold is not the plan's.
     """
     done = _held(out, run.decoding.name)
-    for item in done.values():
+    open_ = out and out.with_name(UNJUDGED)
+    unjudged = {name: item for name, item in _held(open_, run.decoding.name).items() if name not in done}
+    for item in (*done.values(), *unjudged.values()):
         if len(item.verdicts) != run.decoding.k:
             raise ValueError(f"{out} holds {len(item.verdicts)} attempts per item, this run makes {run.decoding.k}")
     partly = any(sample.id not in done for sample in plan.samples)
     for sample in plan.samples:
-        if sample.id in done and _is_other(plan, done[sample.id], sample, images=partly):
+        known = done.get(sample.id) or unjudged.get(sample.id)
+        if known is not None and _is_other(plan, known, sample, images=partly):
             raise ValueError(
                 f"{out} holds an answer to another question with the id {sample.id!r}: the data changed; "
                 "choose a new `out`, or remove that directory"
             )
     errors: dict[str, str] = {}
+
+    def keep(found: dict[str, ItemResult]) -> None:
+        for name, item in found.items():
+            if why := _why_unjudged(item):
+                errors[name] = why
+            else:
+                done[name] = item
+        if out and open_:
+            keep_lock(out)
+            append_items(out, [item for name, item in found.items() if name not in errors])
+            append_items(open_, [item for name, item in found.items() if name in errors and name not in unjudged])
+
+    keep(_judge_again(plan, run, unjudged))
     for start in range(0, len(plan.samples), run.batch_size):
         batch = plan.samples[start : start + run.batch_size]
-        missing = [sample for sample in batch if sample.id not in done]
+        missing = [sample for sample in batch if sample.id not in done and sample.id not in unjudged]
         for fresh, lost in _parts(plan, run, batch, missing):
             errors |= {name: why for name, why in lost.items() if name not in done}
-            found = {sample.id: fresh[sample.id] for sample in missing if sample.id in fresh}
-            if out:
-                keep_lock(out)
-            if out and found:
-                append_items(out, found.values())
-            done |= found
+            keep({sample.id: fresh[sample.id] for sample in missing if sample.id in fresh})
         if progress:
             progress(start + len(batch), len(plan.samples))
     held = _held(out, run.decoding.name) if out else done
@@ -185,6 +200,13 @@ def answer_all(
         log.warning("%s: something else removed %d of its rows; they are written again", out, len(gone))
         append_items(out, gone)
         held = _held(out, run.decoding.name)
+    if (
+        out
+        and open_
+        and open_.exists()
+        and {one.key for one in read_items(open_)} <= {one.key for one in read_items(out)}
+    ):
+        open_.unlink(missing_ok=True)
     return [held[sample.id] for sample in plan.samples if sample.id in held], errors
 
 
@@ -282,6 +304,8 @@ def _grade(plan: EvalPlan, sample: Sample, completion: Completion, judge: Benchm
     """The mode's grade; when the grader fails, which is a bug of ours, the item is not counted."""
     try:
         return plan.mode.grade(read(completion.text, completion.frames), sample, judge)
+    except JudgeUnavailable as error:
+        return Grade(None, JUDGE_FAILED, detail=str(error))
     except Exception as error:
         log.exception("grading a reply to sample %s failed; the item is not counted", sample.id)
         return Grade(None, "grader failed", detail=repr(error))
@@ -333,6 +357,29 @@ def _item(
             "attempts": attempts,
         },
     )
+
+
+def _why_unjudged(item: ItemResult) -> str | None:
+    return next((one["detail"] for one in item.details["attempts"] if one["route"] == JUDGE_FAILED), None)
+
+
+def _judge_again(plan: EvalPlan, run: EvalRun, unjudged: Mapping[str, ItemResult]) -> dict[str, ItemResult]:
+    """The items of the plan whose judge did not answer, with what it says of their replies now."""
+
+    def graded(sample: Sample) -> ItemResult:
+        item = unjudged[sample.id]
+        frames = tuple(Frame(name, original, given) for name, original, given in item.details["frames"])
+        before = item.details["attempts"]
+        replies = [Completion(one["text"], finish_reason=one["finish_reason"], frames=frames) for one in before]
+        new = _item(plan, run, sample, replies, {})
+        for one, old in zip(new.details["attempts"], before, strict=True):
+            one["tries"] = old["tries"]
+            one["first_right"] = one["right"] if old["tries"] == 1 else old["first_right"]
+        return replace(new, tokens=item.tokens)
+
+    with ThreadPoolExecutor(JUDGES) as pool:
+        some = list(pool.map(graded, [sample for sample in plan.samples if sample.id in unjudged]))
+    return {item.sample_id: item for item in some}
 
 
 def _attempt(completion: Completion, grade: Grade, retries: int, first: Grade | None) -> dict[str, Any]:

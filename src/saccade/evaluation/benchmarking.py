@@ -17,7 +17,7 @@ from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits,
 from saccade.evaluation.answerers import Answerer, ServedFrame, ServedModel
 from saccade.evaluation.benchmark_results import document
 from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, plan
-from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge, JudgeError
+from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge, JudgeUnavailable
 from saccade.evaluation.config import EvalRecipe, JudgeConfig
 from saccade.evaluation.items import ItemResult
 from saccade.evaluation.results import write_json
@@ -43,7 +43,7 @@ class ServedJudge:
         try:
             return self.endpoint.chat([user(prompt)], temperature=temperature, max_tokens=JUDGE_TOKENS).text
         except EndpointError as error:
-            raise JudgeError(str(error)) from error
+            raise JudgeUnavailable(str(error)) from error
 
 
 def evaluate(

@@ -147,7 +147,8 @@ def append_items(path: str | Path, items: Iterable[ItemResult]) -> None:
     """Append rows and flush them to disk; first drops a truncated last line."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+    if not (rows := "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)):
+        return
     with path.open("ab+") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))

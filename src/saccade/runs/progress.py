@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from saccade.runs.safe_text import printable
+
 log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 10.0
@@ -38,7 +40,7 @@ def progress(title: str, num_steps: int, console: Console | None = None, shown: 
     if console.is_terminal:
         columns = (TextColumn("[bold]{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, TextColumn("{task.fields[numbers]}"), console=console) as bar:
-            task = bar.add_task(escape(title), total=num_steps, numbers="")
+            task = bar.add_task(escape(printable(title)), total=num_steps, numbers="")
             yield lambda step, numbers: bar.update(task, completed=step, numbers=line(numbers))
         return
     last = -LOG_EVERY_S

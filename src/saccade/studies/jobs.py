@@ -24,6 +24,7 @@ from statistics import fmean
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from saccade.disk import DiskError, disk_reason, read_text, write_text
@@ -205,7 +206,7 @@ def bars(jobs: Sequence[StudyJob], done: set[str], console: Console) -> Iterator
         for job in jobs:
             finished = job.name in done
             tasks[job.name] = progress.add_task(
-                job.name, total=job.total, start=finished, completed=job.total if finished else 0, left=""
+                escape(job.name), total=job.total, start=finished, completed=job.total if finished else 0, left=""
             )
         whole = progress.add_task("all parts", total=len(jobs), completed=len(done), left="")
 

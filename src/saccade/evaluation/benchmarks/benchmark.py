@@ -87,7 +87,7 @@ class Grade:
 
 
 class BenchmarkJudge(Protocol):
-    """Another model that extracts or scores. A failed request raises `JudgeError`."""
+    """Another model that extracts or scores. A failed request raises `JudgeUnavailable`."""
 
     id: str
 
@@ -96,6 +96,10 @@ class BenchmarkJudge(Protocol):
 
 class JudgeError(RuntimeError):
     """The judge gave no usable reply."""
+
+
+class JudgeUnavailable(Exception):
+    """The judge did not answer, which says nothing of the reply: protocols let it pass."""
 
 
 BenchmarkGrader = Callable[[ParsedReply, Sample, BenchmarkJudge | None], Grade]
