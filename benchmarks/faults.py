@@ -31,6 +31,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "test_hostile_values.py",
         "test_data_images.py",
         "test_data_hub.py",
+        "test_data_kept.py",
     ),
     "text": ("test_text_is_linear.py", "test_parsing_total.py", "test_rewards_fuzz.py"),
     "own rewards": ("test_rewards_hostile.py", "test_rewards_own.py"),
