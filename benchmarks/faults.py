@@ -39,6 +39,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "test_endpoint.py",
         "test_coldstart_hostile.py",
         "test_evaluation_served.py",
+        "test_evaluation_judges.py",
         "test_coldstart_faults.py",
         "test_coldstart_store.py",
         "test_rollout_vllm.py",

@@ -134,6 +134,14 @@ ALIASES = "\n".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}' if i else 'x'] * 10)}
         (f"{ALIASES}\nconfigs: [{{config_name: a, data_files: [{{split: *a11, path: x}}]}}]", r"'data_files' has"),
         ("configs: [{config_name: a, data_dir: 'd*'}]", r"'data_dir' is 'd\*', expected a folder"),
         ('configs: [{config_name: a, data_dir: "d\\0"}]', r"README.md names 'd\\x00.*, expected files of the data set"),
+        (
+            f"configs: [{{config_name: a, data_files: '{'[' * 400}x'}}]",
+            r"a pattern of 401 characters, expected 2,000 patterns of 300",
+        ),
+        (
+            f"configs: [{{config_name: a, data_files: {['x'] * 2_001}}}]",
+            r"names 2,001 patterns, expected 2,000 patterns of 300",
+        ),
         (f"configs: [{{config_name: a, data_files: '{'**/*/' * 20}x'}}]", r"expected 3 '\*\*' at most in a pattern"),
         (f"configs: [{','.join('a' * 600_000)}]", r"README.md: not YAML \(1,2\d\d,\d+ characters, expected"),
         (f"configs: [{','.join(f'{{config_name: c{i}}}' for i in range(900))}]", r"\(900 in all\); download"),

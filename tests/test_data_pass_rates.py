@@ -47,6 +47,29 @@ def test_rows_are_kept_between_two_rates(rated: Path) -> None:
     assert kept(rated, low=0.1) == ["1", "2", "3", "4"]
 
 
+def test_a_limit_is_of_the_rows_that_were_asked(rated: Path) -> None:
+    entry = DataConfig(source="table", path=rated.parent / "t.jsonl", limit=4, pass_rate={"file": rated, "low": 0.3})
+    assert [item.id for _, item in items(entry) if isinstance(item, Sample)] == ["2", "3"]
+
+
+def test_rows_of_one_id_have_a_rate_of_their_own_or_are_refused(tmp_path: Path) -> None:
+    rows = [question(0, id="page", answer="1"), question(0, id="page", answer="1"), question(0, id="p#1", answer="1")]
+    jsonl(tmp_path / "t.jsonl", *rows, question(0, id="p#2", answer="1"))
+    asked = question(0)["question"]
+    rates = [("page", [True]), ("page#2", [False]), ("p#1", [True]), ("p#2", [False])]
+    file = jsonl(tmp_path / "rates.jsonl", *(rate_row(name, asked, "1", right) for name, right in rates))
+    one, two, *found = kept(file, low=0.5)
+    assert all("several rates for rows with its id, question and answer" in text for text in (one, two))
+    assert found == ["p#1"]
+    file = jsonl(
+        tmp_path / "rates.jsonl", *(rate_row(name, asked, "1", [True]) for name in ("page", "page#2", "p#1", "p#2"))
+    )
+    assert kept(file, low=0.5) == ["page", "page", "p#1", "p#2"]
+    jsonl(file, rate_row("a", asked, "1", [True]), rate_row("a", asked, "1", [False]))
+    with pytest.raises(ValueError, match=r"rates\.jsonl:2: a second rate of row 'a'"):
+        kept(file)
+
+
 def test_a_row_without_a_rate_is_named_and_so_is_one_that_changed(rated: Path) -> None:
     jsonl(rated.parent / "t.jsonl", question(0, answer="7"), question(9), question(4))
     found = kept(rated, high=1.0)

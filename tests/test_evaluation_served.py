@@ -233,46 +233,6 @@ def test_a_judge_extracts_once_and_is_not_asked_again(tmp_path):
     assert right == {"2"}
 
 
-def test_a_judge_that_does_not_answer_costs_no_reply_and_judges_later(tmp_path):
-    """Its items are not wrong: they are judged when the command runs again, and the model is not asked again."""
-    data, down = mathvista(tmp_path), [True]
-
-    def answer(number, request):
-        asked = request["messages"][0]["content"]
-        if not (isinstance(asked, str) and asked.startswith("Copy out")):
-            return Answer("about seven", n=request["n"])
-        return Answer(status=401) if down[0] else Answer("7")
-
-    sampled = {"decoding": {"greedy": False, "k": 2, "temperature": 0.5}, "also_greedy": True}
-    with chat_server(answer) as server:
-        given = {"judge": {"url": server.url, "name": "judge"}, **sampled}
-        whole = recipe("mathvista", data, tmp_path / "whole", server.url, **given)
-        down[0] = False
-        right = evaluate(whole, limits=LIMITS)
-        run = recipe("mathvista", data, tmp_path / "run", server.url, **given)
-        down[0] = True
-        before = len(server.requests)
-        with pytest.raises(ValueError, match=r"no item of mathvista could be graded \(4 errors\); first: .*401"):
-            evaluate(run, limits=LIMITS)
-        asked = [one["model"] for one in server.requests[before:]]
-        with pytest.raises(ValueError, match="401"):
-            evaluate(run, limits=LIMITS)
-        (tmp_path / "run" / "unjudged.jsonl").open("a").write('{"cut off')
-        rows = len((tmp_path / "run" / "unjudged.jsonl").read_text().splitlines())
-        down[0] = False
-        found = evaluate(run, limits=LIMITS)
-        again = [one["model"] for one in server.requests[before:]]
-    assert rows == 9 and not (tmp_path / "run" / "unjudged.jsonl").exists()
-    assert again.count("tiny") == asked.count("tiny") > 0
-    assert found["scores"] == right["scores"] and found["counts"] == right["counts"]
-    items = [
-        {(one.decoding, one.sample_id): one for one in read_items(tmp_path / name / "items.jsonl")}
-        for name in ("whole", "run")
-    ]
-    assert items[0] == items[1] and len(items[0]) == 8
-    assert evaluate(run, limits=LIMITS)["scores"] == right["scores"]
-
-
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 

@@ -25,7 +25,7 @@ from saccade.config import ConfigError, dump
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
 from saccade.endpoint.client import chat_url
 from saccade.endpoint.plain import PlainClient, base_url
-from saccade.endpoint.secrets import KeyMask, clean_key, read_key
+from saccade.endpoint.secrets import KeyMask, clean_key, proxy_logins, read_key
 from saccade.rewards.judged import judge_at
 from saccade.rewards.table import bind
 from saccade.runs.safe_text import SafeFormatter, safe, without_password
@@ -283,6 +283,31 @@ def test_a_proxy_that_repeats_its_login_is_shown_without_it(monkeypatch: pytest.
     assert not any(shows(text, LOGIN) or "Pass" in text or said in text for text in shown)
     sent = {name.lower(): value for name, value in server.requests[0]["headers"].items()}
     assert sent["proxy-authorization"].startswith("Basic ")
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "hidden"),
+    [
+        ("http://me:p\udce9ssw0rd99@127.0.0.1:1", "denied: p\ufffdssw0rd99", False),
+        ("http://answer@proxy:1", "<answer>4</answer>", False),
+        ("http://answer:@proxy:1", "<answer>4</answer>", False),
+        ("http://me:answer@proxy:1", "<answer>4</answer> me:answer", True),
+        ("http://me:answer@proxy:1", "<answer>4</answer>", False),
+        ("http://token-4f9a77bb01cc@proxy:1", "token-4f9a77bb01cc", True),
+        ("me:answer99@proxy:1", "answer99", True),
+        ("http://[::1", "http://[::1", False),
+        ("://@@:", "a:b@@", False),
+    ],
+)
+def test_of_a_proxy_only_what_is_a_secret_is_hidden(
+    monkeypatch: pytest.MonkeyPatch, address: str, said: str, hidden: bool
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    monkeypatch.setenv("OTHER_PROXY", f"http://me:{said}99@host")
+    assert (KeyMask(*proxy_logins()).text(said) != said) is hidden
+    assert hidden or safe(said) == safe(said.replace("\udce9", "?"))
+    with chat_server(lambda i, body: Answer(said)) as server, Endpoint(server.url, "m", None, None, QUICK) as endpoint:
+        assert endpoint.chat([user("a")]).text == said, "a server here is asked without a proxy"
 
 
 def not_in_files(folder: Path) -> bool:

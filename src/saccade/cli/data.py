@@ -54,7 +54,7 @@ def passrate(
     with Progress(transient=True) as bars:
         bar = bars.add_task("rows", total=None)
         evaluate(asked, lambda _, done, total: bars.update(bar, completed=done, total=total), key)
-    items = [item for item in read_items(out / "items.jsonl") if item.gradable]
+    items = read_items(out / "items.jsonl")
     rows = [rate_row(item.sample_id, item.question, item.gold, item.verdicts) for item in items]
     write_text(out / RATES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     counts = Counter(row["right"] for row in rows)
@@ -66,6 +66,8 @@ def passrate(
     for right in range(samples + 1):
         bar_text = "#" * round(40 * counts[right] / len(rows))
         echo(f"  {right:>3} of {samples} right {counts[right]:>9,} {bar_text}".rstrip())
+    if ungradable := sum(not item.gradable for item in items):
+        echo(f"{ungradable:,} rows have a gold that cannot be graded, and the rate 0")
     echo(f"{mixed:,} of {len(rows):,} rows are neither always right nor always wrong: {out / RATES}")
 
 

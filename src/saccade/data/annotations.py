@@ -178,6 +178,13 @@ def yolo(reading: Reading) -> Iterator[Item]:
     yield from questions(found, reading)
 
 
+def yolo_files(reading: Reading) -> list[Path]:
+    """The images of a split of a data set, and their label files."""
+    file = _config(reading.path)
+    images = _split_images(settings_of(text_in(file, LARGEST_SETTINGS), str(file)), file, reading)
+    return [one for _, image in images for one in (image, _label_file(image))]
+
+
 def _config(path: Path) -> Path:
     """The YAML file of a data set."""
     if path.is_file():

@@ -15,12 +15,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from saccade.data.footers import check_footer
+from saccade.data.footers import check_footer, decoded_bytes
 from saccade.data.records import Placed, Row
 from saccade.data.texts import LARGEST_SETTINGS, text_in
 from saccade.data.unpacked import RATIO, Packed, elements, taken
@@ -60,7 +61,7 @@ def parquet_rows(path: Path, packed: Packed | None = None) -> Iterator[Placed]:
             if len(set(names := file.schema_arrow.names)) < len(names):
                 raise ValueError(f"the columns are {listed(names)}; expected a different name for each")
             for group in range(file.num_row_groups):
-                names, at_a_time, bombs = _plan(path, file.metadata.row_group(group), file.schema_arrow)
+                names, at_a_time, bombs = _plan(path, group, file.metadata.row_group(group), file.schema_arrow)
                 if bombs and not names:
                     raise ValueError(f"{bombs}, which is more than data needs; write it again with smaller values")
                 if bombs:
@@ -73,7 +74,7 @@ def parquet_rows(path: Path, packed: Packed | None = None) -> Iterator[Placed]:
         yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({first_line(error)})")
 
 
-def _plan(path: Path, group: Any, schema: Any) -> tuple[list[str], int, str]:
+def _plan(path: Path, number: int, group: Any, schema: Any) -> tuple[list[str], int, str]:
     """The columns of a row group to read, rows of it that decode to BATCH_BYTES at most, and the last bomb in words."""
     rows, at_a_time, bombs, words = max(1, group.num_rows), BATCH, set[str](), ""
     spreads = [(field.name, _spread(field.type)) for field in schema for _ in range(_leaves(field.type))]
@@ -84,17 +85,17 @@ def _plan(path: Path, group: Any, schema: Any) -> tuple[list[str], int, str]:
         dense = size > DENSE_BYTES and size > RATIO * packed
         empty = column.num_values * spread  # bytes of lists with nothing but null in them
         hollow = empty > MOST_EMPTY and (spread > WIDE or empty > RATIO * packed)
-        if dense or hollow or size > ROW_BYTES * rows or column.num_values > ROW_ELEMENTS + 10_000 * rows:
+        longest = _longest_row(path, number, group, place, name)
+        crowded = column.num_values > ROW_ELEMENTS + 10_000 * rows
+        if dense or hollow or size > ROW_BYTES * rows or crowded or longest > ROW_BYTES:
             bombs.add(name)
+            held = max(size, empty, longest)
             words = (
-                f"column {column.path_in_schema!r} holds {max(size, empty):,} bytes and {column.num_values:,} values "
+                f"column {column.path_in_schema!r} holds {held:,} bytes and {column.num_values:,} values "
                 f"in {group.num_rows:,} rows and {packed:,} packed bytes"
             )
-        elif column.has_dictionary_page:  # a row may be as long as all of the dictionary, whatever the footer says
-            longest = _dictionary_bytes(path, column.dictionary_page_offset)
-            at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, size if longest is None else longest)))
-        elif "DELTA_BYTE_ARRAY" in column.encodings:  # a value is as long as those before it, in no bytes
-            at_a_time = 1
+        else:
+            at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, longest)))
     total = 0
     for field in schema:
         if total + (width := _width(field.type)) > ROW_BYTES:
@@ -104,6 +105,56 @@ def _plan(path: Path, group: Any, schema: Any) -> tuple[list[str], int, str]:
             total += width
     at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, total)))
     return [name for name in schema.names if name not in bombs], at_a_time, words
+
+
+def _longest_row(path: Path, number: int, group: Any, place: int, name: str) -> int:
+    """Bytes that a row of a column chunk may decode to beyond its share of the chunk; 1 where there is no way to."""
+    column = group.column(place)
+    nested, size = column.path_in_schema != name, column.total_uncompressed_size
+    if "DELTA_BYTE_ARRAY" in column.encodings:  # a value is as long as those before it, in no bytes
+        many = nested and column.num_values * size > BATCH_BYTES
+        return max(BATCH_BYTES, decoded_bytes(path, number, name) if many else 0)
+    if not column.has_dictionary_page:
+        return 1
+    longest = _dictionary_bytes(
+        path, column.dictionary_page_offset
+    )  # a value may be all of it, whatever the footer says
+    longest = size if longest is None else longest
+    if (
+        not nested
+        or column.num_values * longest <= BATCH_BYTES
+        or column.num_values > ROW_ELEMENTS + 10_000 * group.num_rows
+    ):
+        return longest
+    texts = [group.column(i) for i in range(group.num_columns)]
+    paths = [one.path_in_schema for one in texts if one.physical_type == "BYTE_ARRAY"]
+    with pq.ParquetFile(path, read_dictionary=paths) as file:  # lists may repeat a value: nothing is decoded here
+        batches = file.iter_batches(BATCH, [number], [name], use_threads=False)
+        return max((int(_decoded(batch.column(0)).max(initial=1)) for batch in batches), default=1)
+
+
+def _decoded(array: Any) -> Any:
+    """Bytes that the values of dictionaries in each element of an array have once they are decoded."""
+    array = _storage(array)
+    kind = array.type
+    if types.is_dictionary(kind):
+        lengths = pc.call_function("binary_length", [array.dictionary]).cast(pa.int64())
+        found = pc.call_function("take", [lengths, array.indices])
+        return found.fill_null(0).to_numpy(zero_copy_only=False)
+    if types.is_struct(kind):
+        return sum(map(_decoded, array.flatten()), np.zeros(len(array), np.int64))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_map(kind):
+        inner = [array.keys, array.items] if types.is_map(kind) else [array.values]
+        ends = np.concatenate([[0], np.cumsum(sum(map(_decoded, inner)))])
+        offsets = array.offsets.to_numpy()
+        return ends[offsets[1:]] - ends[offsets[:-1]]
+    if types.is_fixed_size_list(kind):
+        return (
+            _decoded(array.values).reshape(-1, max(1, kind.list_size)).sum(1)
+            if kind.list_size
+            else np.zeros(len(array))
+        )
+    return np.zeros(len(array), np.int64)
 
 
 def _width(kind: Any) -> int:

@@ -50,7 +50,7 @@ class DataConfig(Config):
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Share of the mixture, relative to the other entries."""
     limit: int | None = Field(default=None, ge=1)
-    """The first samples only."""
+    """The first samples only; a `pass_rate` chooses among them."""
     path: Path | None = None
     """The file, folder or pattern (train-*.parquet); required for files."""
     hub: str | None = None

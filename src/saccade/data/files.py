@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import deque
@@ -67,17 +68,19 @@ def _rows_in(files: Iterable[Path]) -> Iterator[Placed]:
 
 
 def size_at(reading: Reading) -> int:
-    """Bytes on the disk of all that is at a path; beside a YAML file, which only describes a data set, too."""
+    """Bytes on the disk of all that is at a path, and of what a YAML file there describes."""
     path = reading.path
     if reading.hub:
         files: Iterable[Path] = set_files(str(path), None, reading.split or "train", _KINDS)
     elif path.is_dir():
         files = path.rglob("*")
     elif path.suffix in (".yaml", ".yml"):
-        files = {*path.parent.rglob("*"), *reading.image_folder.rglob("*")}
+        from saccade.data.annotations import yolo_files  # which reads no tables
+
+        files = yolo_files(reading)
     else:
         files = path.parent.glob(path.name) if is_pattern(path) else [path]
-    found = (one.stat() for one in files if one.is_file())
+    found = (os.stat(one) for one in {os.path.realpath(one) for one in files} if os.path.isfile(one))
     return sum(min(one.st_size, 512 * one.st_blocks) for one in found)  # less than its size for a file with holes
 
 

@@ -1,12 +1,14 @@
 """The process that looks at footers of Parquet files before this one does: `python -m saccade.data.footer_worker`.
 
-Paths come in; for each the answer is True, also for a file that is damaged in a way the library reports. A footer at
-which the library ends the process, as C++ does, ends this one.
+Lists with a path come in; for each the answer is 0, also for a file that is damaged in a way the library reports. A
+footer at which the library ends the process, as C++ does, ends this one. With the number of a row group and the name
+of a column beside the path, the answer is how many bytes its longest rows decode to.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 
 os.environ |= {"OMP_NUM_THREADS": "1"}
 
@@ -14,8 +16,10 @@ import pyarrow.parquet as pq
 
 from saccade.workers.channel import connect
 
+MEMORY = TOO_LARGE = 1 << 30
 
-def look(path: str) -> bool:
+
+def look(path: str) -> int:
     """Everything in the footer that `saccade.data.columns` reads."""
     try:
         with pq.ParquetFile(path) as file:
@@ -23,15 +27,30 @@ def look(path: str) -> bool:
                 for column in map(group.column, range(group.num_columns)):
                     column.to_dict()
     except Exception:  # noqa: BLE001 - the reader meets it too, and says so with the file
-        return True
-    return True
+        return 0
+    return 0
+
+
+def decoded(path: str, group: int, column: str) -> int:
+    """Bytes of the largest batch of a column, of 64 rows where these fit; TOO_LARGE for more than the memory here."""
+    for rows in (64, 1):
+        try:
+            with pq.ParquetFile(path) as file:
+                batches = file.iter_batches(rows, [group], [column], use_threads=False)
+                return max((batch.nbytes for batch in batches), default=0)
+        except MemoryError:
+            continue
+        except Exception:  # noqa: BLE001 - the reader meets it too
+            return 0
+    return TOO_LARGE
 
 
 def main() -> None:
-    paths, say = connect()
+    jobs, say = connect()
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     say(True)
-    for path in paths:
-        say(look(path))
+    for path, *column in jobs:
+        say(decoded(path, *column) if column else look(path))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Footers of Parquet files, looked at in a process that may end: the library ends it at some that are damaged."""
+"""Parquet files, looked at in a process that may end: the library ends it at some footers that are damaged, and some
+columns take more memory than there is."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from saccade.data.footer_worker import TOO_LARGE
 from saccade.workers.process import Worker, WorkerLost, WorkerPool
 
 MODULE = "saccade.data.footer_worker"
@@ -16,12 +18,24 @@ LOOK_S = 60.0
 
 def check_footer(path: Path) -> None:
     """ValueError for a file that must not be opened in this process."""
+    try:
+        _ask(str(path.resolve()))
+    except WorkerLost as lost:
+        raise ValueError(f"its footer is damaged, and ends the process that reads it: {lost}") from None
+
+
+def decoded_bytes(path: Path, group: int, column: str) -> int:
+    """Bytes that 64 rows of a column decode to at most, or one row where these are too many."""
+    try:
+        return _ask(str(path.resolve()), group, column)
+    except WorkerLost:
+        return TOO_LARGE
+
+
+def _ask(*job: str | int) -> int:
     with _pool_of(os.getpid()).worker() as worker:
-        try:
-            worker.send(str(path.resolve()))
-            worker.receive(LOOK_S)
-        except WorkerLost as lost:
-            raise ValueError(f"its footer is damaged, and ends the process that reads it: {lost}") from None
+        worker.send(list(job))
+        return int(worker.receive(LOOK_S))
 
 
 def _start() -> Worker:

@@ -26,7 +26,8 @@ COPY = "refs/convert/parquet"
 SPLITS = {"train": "train|training", "validation": "validation|valid|dev|val", "test": "test|testing|eval|evaluation"}
 """Split -> words in the names of its folders or files, as `datasets` finds them."""
 WAY_OUT = "or download the files and set 'path'"
-MOST_STARS = 3
+MOST_STARS, LONGEST_PATTERN, MOST_PATTERNS = 3, 300, 2_000
+"""Of a set: `**` and characters of a pattern, and patterns; each is tried at every file."""
 _NO_ROWS = re.compile(r"(.*/)?(metadata\.\w+|(config|dataset_infos?|dataset_dict|state)\.json|__.*/.*)")
 """Files that describe a folder or its images, and folders such as `__pycache__`."""
 _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -147,7 +148,12 @@ def _own_files(name: str, patterns: Sequence[str], revision: str | None = None) 
             )
     if not patterns:
         return {}
-    plain = [re.sub(r"(?:\*\*/)+", "**/", str(PurePosixPath(one))) for one in patterns]
+    longest = max(map(len, patterns))
+    if len(patterns) > MOST_PATTERNS or longest > LONGEST_PATTERN:
+        got = f"{len(patterns):,} patterns" if len(patterns) > MOST_PATTERNS else f"a pattern of {longest:,} characters"
+        most = f"{MOST_PATTERNS:,} patterns of {LONGEST_PATTERN} characters at most"
+        raise ValueError(f"hub {name!r}: {CARD} names {got}, expected {most}; {WAY_OUT[3:]}")
+    plain = list(dict.fromkeys(re.sub(r"(?:\*\*/)+", "**/", str(PurePosixPath(one))) for one in patterns))
     if bad := next((one for one in plain if one.count("**") > MOST_STARS), None):  # each is tried at every depth
         raise ValueError(
             f"hub {name!r}: {CARD} names {shown(bad)}, expected {MOST_STARS} '**' at most in a pattern; {WAY_OUT[3:]}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pydantic import Field, model_validator
 
 from saccade.config import Config
 from saccade.data.records import Item, field, jsonl_rows
+from saccade.faults import shown
 from saccade.types import Sample
 
 Key = tuple[str, str, str]
@@ -42,13 +44,18 @@ class PassRateConfig(Config):
 
 def key_of(name: str, question: str, gold: Any) -> Key:
     """Identifies a row in the file of rates; golds are compared as JSON."""
-    return (_REPEATED.sub("", name), question, json.dumps(gold))
+    return (name, question, json.dumps(gold))
+
+
+def _same(key: Key) -> Key:
+    """That of the rows which an evaluation has numbered because they had one id."""
+    return (_REPEATED.sub("", key[0]), *key[1:])
 
 
 def rate_row(name: str, question: str, gold: Any, verdicts: Sequence[bool | None]) -> dict[str, Any]:
     """A row of the file: the verdicts on the k replies to a question."""
     right = sum(verdict is True for verdict in verdicts)
-    return {"id": _REPEATED.sub("", name), "question": question, "gold": gold, "right": right, "k": len(verdicts)}
+    return {"id": name, "question": question, "gold": gold, "right": right, "k": len(verdicts)}
 
 
 def read_rates(file: Path) -> dict[Key, float]:
@@ -61,7 +68,9 @@ def read_rates(file: Path) -> dict[Key, float]:
             right, k = field(row, "right", int), field(row, "k", int)
             if not 0 <= right <= k or k < 1:
                 raise ValueError(f"got {right} right replies of {k}, expected 0 <= right <= k")
-            rates[key_of(field(row, "id", str), field(row, "question", str), row.get("gold"))] = right / k
+            key = key_of(field(row, "id", str), field(row, "question", str), row.get("gold"))
+            if rates.setdefault(key, right / k) != right / k:
+                raise ValueError(f"a second rate of row {shown(row['id'])}, with the same question and answer")
         except ValueError as error:
             raise ValueError(f"{place}: {error}; write the file with 'saccade data passrate'") from None
     if not rates:
@@ -71,13 +80,20 @@ def read_rates(file: Path) -> dict[Key, float]:
 
 def with_rates(found: Iterator[Item], config: PassRateConfig) -> Iterator[Item]:
     """The samples whose rate is in the range, and a ValueError in place of each that has no rate."""
-    rates = read_rates(config.file)
+    rates, same = read_rates(config.file), defaultdict[Key, set[float]](set)
+    for key, rate in rates.items():
+        same[_same(key)].add(rate)
     for place, item in found:
         if not isinstance(item, Sample):
             yield place, item
             continue
-        rate = rates.get(key_of(item.id, item.question, item.answer))
-        if rate is None:
+        key = key_of(item.id, item.question, item.answer)
+        found_rates = {rates[key]} if key in rates and key != _same(key) else same.get(_same(key), set())
+        rate = next(iter(found_rates), None)
+        if len(found_rates) > 1:
+            why = f"{config.file} has several rates for rows with its id, question and answer; give each row its own id"
+            yield place, ValueError(f"sample {item.id!r}: {why}")
+        elif rate is None:
             why = f"{config.file} has no pass rate for it; run 'saccade data passrate' on this data again"
             yield place, ValueError(why)
         elif config.low <= rate <= config.high:

@@ -73,9 +73,11 @@ def items(cfg: DataConfig) -> Iterator[Item]:
     found = reader(cfg.source)(reading_of(cfg))
     if cfg.cold_start is not None:
         found = _labelled(found, cfg.cold_start)
-    if cfg.pass_rate is not None:
+    if cfg.limit is not None:
+        found = _first(found, cfg.limit)
+    if cfg.pass_rate is not None:  # of the rows that 'saccade data passrate' asks
         found = with_rates(found, cfg.pass_rate)
-    return _brief(found if cfg.limit is None else _first(found, cfg.limit))
+    return _brief(found)
 
 
 def kept_items(cfg: DataConfig, kept: Kept) -> Iterator[Item]:

@@ -10,8 +10,9 @@ from pyarrow import types
 
 RATIO = 200
 """Times its size that a file, or a large column chunk, may unpack to; text compresses 10 times, images not at all."""
-MOST_UNPACKED = 192 << 20
-"""Bytes of rows beyond which the files of a source may not unpack to more than RATIO times their size."""
+MOST_UNPACKED = 2 << 30
+"""Bytes of rows beyond which the files of a source may not unpack to more than RATIO times their size: they take time
+and disk. What keeps all rows in memory has bounds of its own, see `kept`."""
 _ROW, _MARK = 1024, 150
 """Bytes of a row beside its values, and of a bracket or comma in a text, which may be JSON."""
 _ITEM, _LIST, _DICT, _FIELD, _TUPLE, _TEXT, _NUMBER = 8, 56, 64, 100, 56, 60, 32

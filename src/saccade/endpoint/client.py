@@ -87,7 +87,7 @@ class Endpoint:
         self.url, self.model = chat_url(url), model
         self.cache, self.limits = cache, limits or RequestLimits()
         self._api_key = clean_key(api_key)
-        self._mask = KeyMask(self._api_key, *proxy_logins())
+        self._mask = KeyMask(self._api_key, *(() if is_local(self.url) else proxy_logins()))
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

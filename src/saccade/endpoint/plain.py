@@ -25,7 +25,7 @@ class PlainClient:
         environment that cannot be used."""
         self.url = base_url(url)
         key = clean_key(api_key)
-        self._mask = KeyMask(key, *proxy_logins())
+        self._mask = KeyMask(key, *(() if is_local(self.url) else proxy_logins()))
         try:
             self._client = httpx2.Client(
                 headers=AS_IT_IS | ({"authorization": f"Bearer {key}"} if key else {}),

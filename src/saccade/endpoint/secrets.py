@@ -82,13 +82,14 @@ def read_key(path: str | Path | None, source: str) -> str | None:
 
 def proxy_logins() -> list[str]:
     """What names a user to the environment's proxies, which may repeat it as servers repeat keys: user and password
-    together, and the password alone where it is no word that a reply may hold."""
+    together, and the password alone, or a name without one, where it is no word that a reply may hold."""
     found = list[str]()
-    for url in getproxies().values():
-        login = url.rpartition("@")[0].rpartition("//")[2]
+    for url in (address for kind, address in getproxies().items() if kind in ("http", "https", "all")):
+        login = url.encode(errors="replace").decode().rpartition("@")[0].rpartition("//")[2]
         user, _, password = (unquote(one) for one in login.partition(":"))
-        found += [login, f"{user}:{password}"] if login else []
-        found += [password] if len(password) >= 8 and any(map(str.isdigit, password)) else []
+        found += [login, f"{user}:{password}"] if password else []
+        alone = password or user
+        found += [alone] if len(alone) >= (8 if password else APART) and any(map(str.isdigit, alone)) else []
     return found
 
 

@@ -38,8 +38,8 @@ JUDGES = 8
 """Replies graded in parallel when there is a judge."""
 UNJUDGED = "unjudged.jsonl"
 """Beside the items: those whose judge did not answer. They are judged again before any other question is asked."""
-JUDGE_FAILED = "judge failed"
-"""Their route."""
+JUDGE_FAILED, WHY = "judge failed", "unjudged"
+"""The route of such a reply, and the key of details that says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +177,8 @@ def answer_all(
 
     def keep(found: dict[str, ItemResult]) -> None:
         for name, item in found.items():
-            if why := _why_unjudged(item):
-                errors[name] = why
+            if WHY in item.details:
+                errors[name] = item.details[WHY]
             else:
                 done[name] = item
         if out and open_:
@@ -322,6 +322,8 @@ def _item(
         for j, (completion, grade) in enumerate(zip(completions, grades, strict=True))
     ]
     slices = dict(sample.meta.get("slices") or {})
+    why = next((one.detail for one in (*grades, *firsts.values()) if one.route == JUDGE_FAILED), None)
+    waits = {WHY: why, "firsts": {str(j): some[0].text for j, some in discarded.items()}} if why is not None else {}
     return ItemResult(
         model=run.label,
         control=run.control,
@@ -355,12 +357,9 @@ def _item(
             "crowds": sample.meta.get("crowds") or [],
             "boxes": [[list(box), label] for box, label in grades[0].boxes],
             "attempts": attempts,
+            **waits,
         },
     )
-
-
-def _why_unjudged(item: ItemResult) -> str | None:
-    return next((one["detail"] for one in item.details["attempts"] if one["route"] == JUDGE_FAILED), None)
 
 
 def _judge_again(plan: EvalPlan, run: EvalRun, unjudged: Mapping[str, ItemResult]) -> dict[str, ItemResult]:
@@ -371,10 +370,10 @@ def _judge_again(plan: EvalPlan, run: EvalRun, unjudged: Mapping[str, ItemResult
         frames = tuple(Frame(name, original, given) for name, original, given in item.details["frames"])
         before = item.details["attempts"]
         replies = [Completion(one["text"], finish_reason=one["finish_reason"], frames=frames) for one in before]
-        new = _item(plan, run, sample, replies, {})
+        firsts = {int(j): [Completion(text, frames=frames)] for j, text in item.details["firsts"].items()}
+        new = _item(plan, run, sample, replies, firsts)
         for one, old in zip(new.details["attempts"], before, strict=True):
             one["tries"] = old["tries"]
-            one["first_right"] = one["right"] if old["tries"] == 1 else old["first_right"]
         return replace(new, tokens=item.tokens)
 
     with ThreadPoolExecutor(JUDGES) as pool:

@@ -16,7 +16,7 @@ from saccade.disk import partial_of, read_text, write_text, writing
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
 from saccade.evaluation.answerers import Answerer, ServedFrame, ServedModel
 from saccade.evaluation.benchmark_results import document
-from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, plan
+from saccade.evaluation.benchmark_run import UNJUDGED, EvalPlan, EvalRun, answer_all, plan
 from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge, JudgeUnavailable
 from saccade.evaluation.config import EvalRecipe, JudgeConfig
 from saccade.evaluation.items import ItemResult
@@ -105,7 +105,7 @@ def refuse_another(recipe: EvalRecipe, out: Path) -> None:
     """ValueError when `out` belongs to another evaluation; nothing is written yet."""
     refuse_other_kind(out, recipe.kind)
     config = out / "config.yaml"
-    if not config.exists() and (out / "items.jsonl").exists():
+    if not config.exists() and _holds_answers(out):
         raise ValueError(f"{out} holds items of an unknown evaluation (no config.yaml); choose a new `out`")
     if config.exists() and read_text(config) != dump(recipe):
         raise ValueError(
@@ -113,11 +113,15 @@ def refuse_another(recipe: EvalRecipe, out: Path) -> None:
         )
 
 
+def _holds_answers(out: Path) -> bool:
+    return (out / "items.jsonl").exists() or (out / UNJUDGED).exists()
+
+
 def refuse_changed(environment: JsonRow, out: Path) -> None:
     """ValueError when `out` holds answers of another model under the same path."""
     was = read_object(out / "environment.json", []).get("model_hash")
     now = environment.get("model_hash")
-    if (out / "items.jsonl").exists() and was and now and was != now:
+    if _holds_answers(out) and was and now and was != now:
         raise ValueError(
             f"{out} holds answers from before the model changed (model_hash was {was}, is {now}); "
             "choose a new `out`, or remove that directory"

@@ -28,6 +28,7 @@ WRITERS = {
     "metrics.jsonl": ("rl", "sft", "pretrain"),
     "checkpoints": ("rl", "sft"),
     "items.jsonl": ("eval",),
+    "unjudged.jsonl": ("eval",),
     "rows.sqlite": ("coldstart",),
     "study.json": ("study",),
     "demo.json": ("demo",),

@@ -78,8 +78,8 @@ def evaluation_recipe(recipe: StudyRecipe, evaluation: str, name: str, places: P
     if "data" in given:
         given["data"] = shifted(given["data"], seed)
     if "world" in given:
-        given["world"] = {**given["world"], "seed": given["world"].get("seed", 0) + seed * SEED_STEP}
-    model = {**given.get("model", {}), "path": model_path(recipe, name, places.arms), "train": ()}
+        given["world"] = _shifted(given["world"], seed)
+    model = _with_keys(given.get("model", {}), path=model_path(recipe, name, places.arms), train=())
     given |= {"model": model, "label": name, "seed": seed}
     given["out"] = str(places.arms / "eval" / evaluation / name)
     return checked(EvalRecipe, given, {(): f"evaluations.{evaluation}.recipe"})
@@ -114,10 +114,21 @@ class Places:
 
 def shifted(entries: Any, seed: int) -> Any:
     """Data entries with the seeds of the world's sources shifted."""
+    if not isinstance(entries, list | tuple):
+        return entries
     return [
-        {**one, "seed": one.get("seed", 0) + seed * SEED_STEP} if one.get("source") == "world" else one
-        for one in entries
+        _shifted(one, seed) if isinstance(one, Mapping) and one.get("source") == "world" else one for one in entries
     ]
+
+
+def _shifted(section: Any, seed: int) -> Any:
+    before = section.get("seed", 0) if isinstance(section, Mapping) else None
+    return _with_keys(section, seed=before + seed * SEED_STEP) if type(before) is int else section
+
+
+def _with_keys(section: Any, **keys: Any) -> Any:
+    """A section of a recipe with other values; what is none stays, for its schema to refuse."""
+    return {**section, **keys} if isinstance(section, Mapping) else section
 
 
 def arm_recipe(schema: type[R], recipe: StudyRecipe, name: str, places: Places, seed: int, steps: int | None) -> R:
@@ -129,10 +140,10 @@ def arm_recipe(schema: type[R], recipe: StudyRecipe, name: str, places: Places, 
         given["data"] = shifted(given.get("data", ()), seed)
     if steps is not None:
         given["num_steps"] = steps
-    last = given.get("num_steps") or 10_000
+    last = number if type(number := given.get("num_steps")) is int and number > 0 else 10_000
     every = _every(last, parts_of(recipe, name))
     given.setdefault("checkpoint", {"every": every, "keep": last // every + 1})
-    given["model"] = {**given.get("model", {}), "path": model_path(recipe, arm.start, places.arms)}
+    given["model"] = _with_keys(given.get("model", {}), path=model_path(recipe, arm.start, places.arms))
     return checked(schema, {**given, "seed": seed}, {(): f"arms.{name}.recipe"})
 
 

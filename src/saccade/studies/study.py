@@ -96,7 +96,7 @@ def plan(recipe: StudyRecipe, out: Path, seeds: Sequence[int], data: str = "data
 
 def _steps(given: Mapping[str, Any]) -> int:
     """Steps of an arm for its progress bar; a matched one is a guess."""
-    ends = [stage["until"]["step"] for stage in given.get("stages", ()) if "step" in stage.get("until", {})]
+    ends = [until["step"] for stage in given.get("stages", ()) if "step" in (until := stage.get("until") or {})]
     return int(given.get("num_steps") or max(ends, default=100))
 
 
