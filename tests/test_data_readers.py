@@ -11,6 +11,7 @@ from PIL import Image
 
 from saccade.config import Config, ConfigError, dump, load
 from saccade.data import READERS, DataConfig, json_stream, open_source
+from saccade.data.sources import items
 
 
 @pytest.fixture
@@ -143,6 +144,15 @@ def test_all_of_math_vision_is_read(real_data: Path) -> None:
     assert {s.question.count("<image>") for s in train + test} == {0, 1}
     assert not any("<image1" in s.question for s in train + test)
     assert not {s.id for s in train} & {s.id for s in test}
+
+
+def test_a_gold_of_several_letters_is_not_cut_to_the_first(tmp_path: Path) -> None:
+    (tmp_path / "3").mkdir()
+    Image.new("RGB", (56, 56)).save(tmp_path / "3/img_diagram.png")
+    row = {"compact_choices": ["1", "2", "3", "4"], "compact_text": "Find x.", "answer": "BC"}
+    (tmp_path / "3/data.json").write_text(json.dumps(row))
+    ((_, found),) = items(DataConfig(source="geometry3k", path=tmp_path))
+    assert "answer 'BC' names several options, expected one" in str(found)
 
 
 def test_all_of_geometry3k_is_read_as_choices_or_free_form(real_data: Path) -> None:

@@ -75,7 +75,11 @@ def geometry3k(reading: Reading) -> Iterator[Item]:
         folder = str(Path(place).parent.name)
         images = records.image_paths(f"{folder}/img_diagram.png", reading)
         choices = option_texts(records.field(row, "compact_choices", list))
-        letter = gold_letters(records.field(row, "answer", str), choices)[0]
+        letter, *more = gold_letters(records.field(row, "answer", str), choices)
+        if more:
+            raise ValueError(
+                f"answer {records.shown(row['answer'])} names several options, expected one, as in Geometry3K"
+            )
         task = reading.task or "choice"
         meta: dict[str, Any] = {"place": place, "letter": letter, "precise_value": row.get("precise_value")}
         if task == "choice":
