@@ -84,6 +84,24 @@ def test_a_checkpoint_names_no_code_of_attention(tiny, key, tmp_path):
     assert load_policy(str(tmp_path / "m")).model.config._attn_implementation in ("sdpa", "eager")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"distributed_config": {"enable_expert_parallel": True}},
+        {"_auto_class": "AutoModel"},
+        {"_auto_class": {"a": 1}},
+        {"output_attentions": True},
+    ],
+)
+def test_what_is_loaded_can_be_saved(tiny, content, tmp_path):
+    """Else a run would be lost at its first checkpoint."""
+    shutil.copytree(tiny, tmp_path / "m")
+    file = tmp_path / "m" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | content))
+    load_policy(str(tmp_path / "m")).save(tmp_path / "out")
+    assert load_policy(str(tmp_path / "out")).model.config.output_attentions is False
+
+
 def test_a_checkpoint_with_code_of_its_own_asks_nobody_and_runs_nothing(tiny, tmp_path, monkeypatch):
     shutil.copytree(tiny, tmp_path / "m")
     (tmp_path / "m" / "evil.py").write_text("raise SystemExit('ran')")

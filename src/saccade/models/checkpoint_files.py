@@ -78,8 +78,9 @@ def _raised_here(error: BaseException) -> bool:
 
 
 def read_family(path: str) -> Any:
-    """The configuration of a model, without the implementations of attention and experts that it names: these may be
-    code on a hub, and only a recipe chooses code. ValueError when it cannot be read or downloaded."""
+    """The configuration of a model, without the implementations of attention and experts that it names, which may be
+    code on a hub (only a recipe chooses code), and without what only its last run used, at which saving would fail.
+    ValueError when it cannot be read, downloaded or saved."""
     try:
         with reading(path, "config.json"):
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -89,6 +90,12 @@ def read_family(path: str) -> Any:
         reason = str(error.__cause__).splitlines()[0]
         raise ValueError(f"model.path {path!r}: no such directory, and download failed ({reason})") from error
     config._attn_implementation = config._experts_implementation = None
+    for name in ("distributed_config", "_auto_class"):
+        vars(config).pop(name, None)
+    config.output_attentions = False
+    with reading(path, "config.json"):  # what could not be saved would be noticed at the first checkpoint
+        getattr(config, "validate", bool)()
+        config.to_json_string()
     return config
 
 
