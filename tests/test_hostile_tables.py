@@ -260,7 +260,7 @@ def test_a_dictionary_bounds_how_many_rows_are_read_at_a_time(tmp_path: Path) ->
     offset = group.column(0).dictionary_page_offset
     held = columns._dictionary_bytes(path, offset)
     assert 999 * 999 <= held < 1_100_000, "the page itself, not the column"
-    assert columns._plan(path, group, pq.read_schema(path))[1] == columns.BATCH
+    assert columns._plan(path, 0, group, pq.read_schema(path))[1] == columns.BATCH
     assert columns._dictionary_bytes(path, 0) is None, "what is no header bounds nothing"
 
 

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -77,25 +77,32 @@ def parquet_rows(path: Path, packed: Packed | None = None) -> Iterator[Placed]:
 def _plan(path: Path, number: int, group: Any, schema: Any) -> tuple[list[str], int, str]:
     """The columns of a row group to read, rows of it that decode to BATCH_BYTES at most, and the last bomb in words."""
     rows, at_a_time, bombs, words = max(1, group.num_rows), BATCH, set[str](), ""
+    chunks = [group.column(place) for place in range(group.num_columns)]
     spreads = [(field.name, _spread(field.type)) for field in schema for _ in range(_leaves(field.type))]
-    for place in range(group.num_columns):
-        column = group.column(place)
+    if len(spreads) != len(chunks):
+        spreads = [(one.path_in_schema.split(".")[0], 8) for one in chunks]
+
+    def leave_out(column: Any, name: str, held: int) -> None:
+        nonlocal words
+        bombs.add(name)
+        words = (
+            f"column {column.path_in_schema!r} holds {held:,} bytes and {column.num_values:,} values "
+            f"in {group.num_rows:,} rows and {column.total_compressed_size:,} packed bytes"
+        )
+
+    for column, (name, spread) in zip(chunks, spreads, strict=True):
         size, packed = column.total_uncompressed_size, max(1, column.total_compressed_size)
-        name, spread = spreads[place] if len(spreads) == group.num_columns else (column.path_in_schema.split(".")[0], 8)
         dense = size > DENSE_BYTES and size > RATIO * packed
         empty = column.num_values * spread  # bytes of lists with nothing but null in them
         hollow = empty > MOST_EMPTY and (spread > WIDE or empty > RATIO * packed)
-        longest = _longest_row(path, number, group, place, name)
-        crowded = column.num_values > ROW_ELEMENTS + 10_000 * rows
-        if dense or hollow or size > ROW_BYTES * rows or crowded or longest > ROW_BYTES:
-            bombs.add(name)
-            held = max(size, empty, longest)
-            words = (
-                f"column {column.path_in_schema!r} holds {held:,} bytes and {column.num_values:,} values "
-                f"in {group.num_rows:,} rows and {packed:,} packed bytes"
-            )
-        else:
+        if dense or hollow or size > ROW_BYTES * rows or column.num_values > ROW_ELEMENTS + 10_000 * rows:
+            leave_out(column, name, max(size, empty))
+    for column, (name, _) in zip(chunks, spreads, strict=True):
+        if name not in bombs:
+            longest = _longest_row(path, number, chunks, column, name)
             at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, longest)))
+            if longest > ROW_BYTES and column.path_in_schema != name:
+                leave_out(column, name, longest)
     total = 0
     for field in schema:
         if total + (width := _width(field.type)) > ROW_BYTES:
@@ -107,28 +114,20 @@ def _plan(path: Path, number: int, group: Any, schema: Any) -> tuple[list[str], 
     return [name for name in schema.names if name not in bombs], at_a_time, words
 
 
-def _longest_row(path: Path, number: int, group: Any, place: int, name: str) -> int:
+def _longest_row(path: Path, number: int, chunks: Sequence[Any], column: Any, name: str) -> int:
     """Bytes that a row of a column chunk may decode to beyond its share of the chunk; 1 where there is no way to."""
-    column = group.column(place)
     nested, size = column.path_in_schema != name, column.total_uncompressed_size
     if "DELTA_BYTE_ARRAY" in column.encodings:  # a value is as long as those before it, in no bytes
         many = nested and column.num_values * size > BATCH_BYTES
         return max(BATCH_BYTES, decoded_bytes(path, number, name) if many else 0)
     if not column.has_dictionary_page:
         return 1
-    longest = _dictionary_bytes(
-        path, column.dictionary_page_offset
-    )  # a value may be all of it, whatever the footer says
-    longest = size if longest is None else longest
-    if (
-        not nested
-        or column.num_values * longest <= BATCH_BYTES
-        or column.num_values > ROW_ELEMENTS + 10_000 * group.num_rows
-    ):
+    found = _dictionary_bytes(path, column.dictionary_page_offset)
+    longest = size if found is None else found  # a value may be all of the dictionary, whatever the footer says
+    if not nested or column.num_values * longest <= BATCH_BYTES:
         return longest
-    texts = [group.column(i) for i in range(group.num_columns)]
-    paths = [one.path_in_schema for one in texts if one.physical_type == "BYTE_ARRAY"]
-    with pq.ParquetFile(path, read_dictionary=paths) as file:  # lists may repeat a value: nothing is decoded here
+    paths = [one.path_in_schema for one in chunks if one.physical_type == "BYTE_ARRAY"]
+    with pq.ParquetFile(path, read_dictionary=paths) as file:  # lists may repeat a value: none is decoded here
         batches = file.iter_batches(BATCH, [number], [name], use_threads=False)
         return max((int(_decoded(batch.column(0)).max(initial=1)) for batch in batches), default=1)
 
