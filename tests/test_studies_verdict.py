@@ -145,17 +145,21 @@ def test_an_invalid_recipe_of_an_arm_is_refused_before_any_work_with_the_arms_na
         check_arms(load_study("hard_reward", ["evaluations.home.recipe.world.n=0"]))
 
 
-@pytest.mark.parametrize(
-    "value", ["null", "x", "5", "[x]", "[null]", "{a: 1}", "[{source: world, task: count, seed: x}]"]
-)
-@pytest.mark.parametrize("key", ["data", "model", "num_steps", "stages", "world"])
+ODD_VALUES = [(key, value) for key in ("data", "model", "stages", "world") for value in ("null", "x", "[null]", "[x]")]
+ODD_VALUES += [
+    ("num_steps", "x"),
+    ("data", "[{source: world, task: count, seed: x}]"),
+    ("data", "{a: 1}"),
+    ("world", "5"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), ODD_VALUES)
 def test_a_value_of_another_kind_in_a_recipe_of_an_arm_is_refused_in_a_line(key, value):
     part = "evaluations.home" if key == "world" else "arms.hard"
-    if (key, value) == ("num_steps", "5") or (key, value) == ("num_steps", "null"):
-        return
     with pytest.raises(ValueError, match=rf"{part}\.recipe|hard|home") as error:
         check_arms(load_study("hard_reward", [f"{part}.recipe.{key}={value}"]))
-    assert isinstance(error.value, ValueError) and len(str(error.value)) < 2_000
+    assert len(str(error.value)) < 2_000
 
 
 def test_seeds_share_no_questions_and_arms_read_their_own_seeds_files():

@@ -4,10 +4,9 @@ screen."""
 from __future__ import annotations
 
 import logging
+import os
 import re
 import unicodedata
-
-from saccade.endpoint.secrets import KeyMask, proxy_logins
 
 SCREEN = 4_000
 """Characters of one message."""
@@ -52,7 +51,12 @@ def cut(text: str) -> str:
 def without_password(text: str) -> str:
     """`text` without user names and passwords in its addresses, and without the logins of proxies: in their errors
     libraries quote those of their settings (a tracker's or a proxy's variable) and what a proxy answers."""
-    return KeyMask(*proxy_logins()).text(_USER.sub(r"\1[key]@", text))
+    text = _USER.sub(r"\1[key]@", text)
+    if any("@" in value for name, value in os.environ.items() if name.lower().endswith("_proxy")):
+        from saccade.endpoint.secrets import KeyMask, proxy_logins  # loads the client
+
+        text = KeyMask(*proxy_logins()).text(text)
+    return text
 
 
 def safe(text: str) -> str:
