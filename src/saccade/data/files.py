@@ -14,6 +14,7 @@ from typing import TextIO
 
 import pyarrow.parquet as pq
 
+from saccade.data.annotations import yolo_files
 from saccade.data.columns import parquet_rows, saved_rows
 from saccade.data.hub_sets import set_files
 from saccade.data.json_stream import MOST_ELEMENTS, elements
@@ -75,8 +76,6 @@ def size_at(reading: Reading) -> int:
     elif path.is_dir():
         files = path.rglob("*")
     elif path.suffix in (".yaml", ".yml"):
-        from saccade.data.annotations import yolo_files  # which reads no tables
-
         files = yolo_files(reading)
     else:
         files = path.parent.glob(path.name) if is_pattern(path) else [path]

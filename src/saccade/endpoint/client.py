@@ -87,7 +87,7 @@ class Endpoint:
         self.url, self.model = chat_url(url), model
         self.cache, self.limits = cache, limits or RequestLimits()
         self._api_key = clean_key(api_key)
-        self._mask = KeyMask(self._api_key, *(() if is_local(self.url) else proxy_logins()))
+        self._mask = mask_of(self.url, self._api_key)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -326,6 +326,11 @@ def chat_url(url: str) -> str:
     if not path.endswith("/chat/completions"):
         path = (path or "/v1") + "/chat/completions"
     return str(parsed.copy_with(path=path))
+
+
+def mask_of(url: str, key: str | None) -> KeyMask:
+    """Removes the key of a server, and the logins of the proxies by which it is asked."""
+    return KeyMask(key, *(() if is_local(url) else proxy_logins()))
 
 
 def is_local(url: str) -> bool:

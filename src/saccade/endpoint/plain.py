@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import httpx2
 
 from saccade.endpoint.body import AS_IT_IS, Body, BodyError, NoCookies, as_text, read_json
-from saccade.endpoint.client import BODY_KEPT, is_local
+from saccade.endpoint.client import BODY_KEPT, is_local, mask_of
 from saccade.endpoint.errors import EndpointError, not_started
-from saccade.endpoint.secrets import KeyMask, check_no_secret, clean_key, proxy_logins
+from saccade.endpoint.secrets import check_no_secret, clean_key
 
 
 class PlainClient:
@@ -25,7 +25,7 @@ class PlainClient:
         environment that cannot be used."""
         self.url = base_url(url)
         key = clean_key(api_key)
-        self._mask = KeyMask(key, *(() if is_local(self.url) else proxy_logins()))
+        self._mask = mask_of(self.url, key)
         try:
             self._client = httpx2.Client(
                 headers=AS_IT_IS | ({"authorization": f"Bearer {key}"} if key else {}),

@@ -370,7 +370,7 @@ def _judge_again(plan: EvalPlan, run: EvalRun, unjudged: Mapping[str, ItemResult
         frames = tuple(Frame(name, original, given) for name, original, given in item.details["frames"])
         before = item.details["attempts"]
         replies = [Completion(one["text"], finish_reason=one["finish_reason"], frames=frames) for one in before]
-        firsts = {int(j): [Completion(text, frames=frames)] for j, text in item.details["firsts"].items()}
+        firsts = {int(j): [Completion(text, frames=frames)] for j, text in item.details.get("firsts", {}).items()}
         new = _item(plan, run, sample, replies, firsts)
         for one, old in zip(new.details["attempts"], before, strict=True):
             one["tries"] = old["tries"]
