@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,9 @@ def test_shards_are_read_by_a_pattern_or_a_folder_but_not_two_splits_at_once(fol
     with pytest.raises(ValueError, match=r"got a file '\.txt', expected one of \.jsonl, \.json, \.parquet"):
         (folder / "t.txt").write_text("a,b")
         read(folder / "t.txt", "easy_r1")
+    os.mkfifo(folder / "pipe.jsonl")
+    with pytest.raises(ValueError, match=r"pipe\.jsonl: is no regular file"):
+        read(folder / "pipe.jsonl", "easy_r1")
 
 
 def test_a_hugging_face_data_set_on_disk_is_read_split_by_split(folder: Path) -> None:

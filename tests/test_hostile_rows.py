@@ -37,7 +37,7 @@ from saccade.rollout.prompts import PromptLimits, prepare
 from saccade.training import rl, sft
 from saccade.training.config import EvalConfig, ExampleConfig, RLRecipe, SFTRecipe
 from saccade.training.example_feed import screened
-from saccade.training.examples import Example, by_prompt, encode_usable, read_examples
+from saccade.training.examples import Example, encode_usable, read_examples
 from saccade.training.heldout import build_heldout
 from saccade.training.resuming import Resume
 from saccade.types import Sample
@@ -492,8 +492,8 @@ def test_golds_and_replies_beyond_the_context_are_known_before_the_first_step_by
     path.write_text("\n".join(map(json.dumps, [*rows, rows[0] | prompt | {"id": "long", "task": "text"}])) + "\n")
     config = ExampleConfig.model_validate({"source": "vlm_r1", "path": str(path), "reply": "gold", "task": "text"})
     with pytest.raises(ValueError, match=r"^train\.jsonl:3: example 'long': "):
-        screened(adapter, by_prompt(read_examples(config, None)), None)
-    assert screened(adapter, by_prompt(read_examples(config, None)), 99) == []
+        screened(adapter, read_examples(config, None))
+    assert screened(adapter, read_examples(config, None), 99).unusable == []
     context = adapter.context_length
     wide = Example("wide", "word " * (context * 4 // 5), (), "one two three " * (context // 20), None)
-    assert screened(adapter, [[wide]], None) == []  # its bytes alone would leave too little room
+    assert screened(adapter, [wide]).unusable == []  # its bytes alone would leave too little room

@@ -67,6 +67,13 @@ def test_a_prompt_is_counted_as_it_is_encoded(name: str, tmp_path: Path) -> None
             refused += 1
             assert not counter.surely_fits(text, SIZES[:1], 1_000_000, before), (before, text)
     assert refused >= 7
+    for system in [(), (Turn("system", "Be brief."),)]:
+        for pairs in (0, 1, 4, 40):
+            history = (*system, *[ASKED, *[REPLY, Turn("user", "𝔸 é\n")] * pairs][: 2 * pairs])
+            text, sizes = ("And?", SIZES[:1]) if pairs else ("<image>Which?", SIZES[:1])
+            total = counter.prompt(text, sizes, history).total
+            assert not counter.surely_fits(text, sizes, total - 1, history)
+            assert counter.surely_fits(text, sizes, 5 * total + 200, history)
 
 
 def test_a_size_that_the_processor_refuses_is_a_value_error() -> None:

@@ -131,6 +131,23 @@ def test_a_run_one_step_ahead_that_is_killed_resumes_with_the_batch_in_flight(wo
     same_runs(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_later_rounds_of_a_step_ahead_have_the_current_weights_also_after_a_kill(world: Path, tmp_path: Path) -> None:
+    stages = [{"name": "a", "max_new_tokens": 4, "group_size": 2, "rubric": "test"}]
+    recipe = ahead(rl_recipe(world, stages=stages, eval={"every": 2}, checkpoint={"every": 1, "keep": 9}))
+    recipe = recipe.model_copy(update={"rollout": recipe.rollout.model_copy(update={"resample_rounds": 2})})
+    engine = CopyEngine(load_policy(recipe.model))
+    train(recipe, tmp_path / "whole", engine=engine, evaluate=score_by_step)
+    found = rows(tmp_path / "whole")
+    assert all(row["rollout/rounds"] > 1 for row in found if row["step"])
+    for row in rows(tmp_path / "whole", "rollouts.jsonl"):
+        late = max(row["step"] - 2, 0) if row["group_id"].split("-")[0].endswith(".0") else row["step"] - 1
+        assert row["weights_version"] == late
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "cut", engine=CopyEngine(load_policy(recipe.model)), evaluate=killed_at(2))
+    train(recipe, tmp_path / "cut", engine=CopyEngine(load_policy(recipe.model)), evaluate=score_by_step, resume=True)
+    same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_a_failure_of_the_engine_ahead_ends_the_step_that_would_train_on_it(
     world: Path, tmp_path: Path, in_order: list[tuple[int, str]]
 ) -> None:

@@ -22,7 +22,7 @@ from saccade.models.adapter import FarTooLong
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_adapter, resolve_path
 from saccade.training.config import ExampleConfig, RLRecipe, SFTRecipe
-from saccade.training.example_feed import ExampleFeed
+from saccade.training.example_feed import ExampleFeed, screened
 from saccade.training.examples import encode_step, read_examples
 from saccade.training.rl import train as train_rl
 from saccade.training.sft import train as train_sft
@@ -191,7 +191,7 @@ def test_what_continues_a_conversation_that_is_too_long_is_not_encoded(
         return prompt
 
     monkeypatch.setattr(type(adapter), "encode", counted)
-    feed = ExampleFeed(adapter, examples, seed=0, n=1, cutoff_len=cutoff)
+    feed = ExampleFeed(screened(adapter, examples, cutoff), seed=0, n=1)
     steps = [feed(step) for step in range(feed.prompts)]
     assert sorted(fit) == sorted(unit.prompt.prompt_id for step in steps for unit in step.units)
     assert sorted(over) == sorted(one for step in steps for one in step.over_cutoff)
@@ -221,7 +221,7 @@ def test_a_text_far_beyond_the_context_is_not_tokenized_whole(
     replies.append({**asked, "id": "c", "question": "b " * 1_000_000, "response": "3"})
     path.write_text("".join(f"{json.dumps(row)}\n" for row in replies))
     examples = read_examples(ExampleConfig(path=path, image_folder=world, on_bad="skip"))
-    feed = ExampleFeed(adapter, examples, 0, 2, cutoff_len)
+    feed = ExampleFeed(screened(adapter, examples, cutoff_len), 0, 2)
     assert feed.prompts == (1 if cutoff_len is None else 2)
     if cutoff_len is not None:
         found = encode_step(adapter, examples, cutoff_len)

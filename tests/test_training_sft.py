@@ -21,7 +21,7 @@ from saccade.models.config import ModelConfig
 from saccade.models.policy import Policy, load_policy
 from saccade.rollout.engine import Engine
 from saccade.training.config import ExampleConfig, OptimConfig, SFTRecipe
-from saccade.training.example_feed import ExampleFeed
+from saccade.training.example_feed import ExampleFeed, screened
 from saccade.training.examples import Example, by_prompt, draw_from, encode_step, read_examples
 from saccade.training.optim import GuardedOptimizer
 from saccade.training.resuming import Resume
@@ -137,12 +137,12 @@ def test_a_reply_that_cannot_be_learned_costs_no_other_about_its_prompt(
         Example(f"e{line}", "<image>How many?", picture, reply, place=f"t.jsonl:{line}", on_bad="skip")
         for line, reply in enumerate(replies, 1)
     ]
-    (unit,) = ExampleFeed(policy.adapter, rows, seed=0, n=1)(0).units
+    (unit,) = ExampleFeed(screened(policy.adapter, rows), seed=0, n=1)(0).units
     assert len(unit.replies) == 2
     assert f"1 examples skipped (0 of 1 prompts), the first: t.jsonl:{place + 1}: " in caplog.text
     strict = [replace(row, on_bad="error") for row in rows]
     with pytest.raises(ValueError, match=f"^t.jsonl:{place + 1}: example"):
-        ExampleFeed(policy.adapter, strict, seed=0, n=1)
+        screened(policy.adapter, strict)
 
 
 def test_every_epoch_shows_each_prompt_once_in_another_order(world: Path) -> None:
@@ -205,8 +205,9 @@ def test_an_epoch_has_each_prompt_once_also_when_steps_change_their_size(
     state = json.loads((tmp_path / "run" / f"checkpoints/step-{steps:06d}" / "state.json").read_text())
     assert state["loop"]["position"] == 6
     examples = read_examples(ExampleConfig(path=world / "cold.jsonl"))
-    first = ExampleFeed(policy.adapter, examples, seed=0, n=before)
-    then = ExampleFeed(policy.adapter, examples, seed=0, n=after, state={"step": 1, "position": before})
+    known = screened(policy.adapter, examples)
+    first = ExampleFeed(known, seed=0, n=before)
+    then = ExampleFeed(known, seed=0, n=after, state={"step": 1, "position": before})
     for step in range(steps):
         seen.update(unit.prompt.prompt_id for unit in (then if step else first)(step).units)
     assert set(seen.values()) == {1} and len(seen) == 6

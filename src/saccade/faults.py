@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
+from pathlib import Path
 from typing import Any
 
 PLACES = 3
@@ -28,6 +29,11 @@ def cut(text: str, most: int) -> str:
 def on_a_line(text: str) -> str:
     """A name as it is, or with escapes in place of line breaks and whatever else cannot be printed."""
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def no_file(path: Path) -> str:
+    """Why a path cannot be read as a file."""
+    return "is no regular file (a folder, pipe or device)" if path.exists() else "there is no such file"
 
 
 def listed(names: Collection[object]) -> str:

@@ -12,7 +12,7 @@ from saccade.data.golds import as_one_box
 from saccade.data.instances import REFER, Instance, Instances, Picture, as_label, check_task, questions
 from saccade.data.json_stream import UnreadError, elements
 from saccade.data.records import Item, Reading, Row
-from saccade.faults import listed, shown
+from saccade.faults import listed, no_file, shown
 from saccade.types import Box, Sample
 
 _IMAGE_ID = re.compile(r'"image_id"\s*:\s*"?([^"\s,}]+)')
@@ -28,7 +28,7 @@ def coco(reading: Reading) -> Iterator[Item]:
     """COCO instances JSON (also LVIS, OVDEval, D3); `image_folder` holds the images. `task`: see
     `instances.questions`."""
     if not reading.path.is_file():
-        raise ValueError(f"{reading.path}: there is no such file; expected an instances JSON")
+        raise ValueError(f"{reading.path}: {no_file(reading.path)}; expected an instances JSON")
     check_task(reading, "COCO instances")
     coco_file = Instances()
     yield from read_instances(coco_file, reading)

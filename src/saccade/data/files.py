@@ -21,7 +21,7 @@ from saccade.data.json_stream import MOST_ELEMENTS, elements
 from saccade.data.records import LARGEST_ROW, Placed, Reading, jsonl_rows
 from saccade.data.unpacked import Packed
 from saccade.disk import skip_hole
-from saccade.faults import listed, shown
+from saccade.faults import listed, no_file, shown
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LARGEST_CELL = 1 << 25
@@ -110,7 +110,7 @@ def files_at(path: Path) -> list[Path]:
     elif path.is_file():
         found = [path]
     else:
-        raise ValueError(f"{path}: there is no such file")
+        raise ValueError(f"{path}: {no_file(path)}")
     for file in found:
         if not file.is_file():
             raise ValueError(f"{file}: is no regular file (a folder, pipe, device or a link to nothing); move it away")

@@ -16,7 +16,7 @@ from saccade.data.json_stream import decoded
 from saccade.data.roots import refuse_outside
 from saccade.data.usable import LARGEST_ROW, is_finite, refuse_unusable
 from saccade.disk import skip_hole
-from saccade.faults import listed, shown
+from saccade.faults import listed, no_file, shown
 from saccade.types import Box, ImageSource, Sample
 
 Row = dict[str, Any]
@@ -138,7 +138,7 @@ def attempt_placed(place: str, read: Callable[[], Iterable[tuple[str, Sample]]])
 def jsonl_rows(path: Path) -> Iterator[Placed]:
     """(place, row) of every non-empty line; a line that is not a JSON object yields the error to raise."""
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
+        raise ValueError(f"{path}: {no_file(path)}")
     with path.open("rb") as lines:
         for number in count(1):
             line = lines.readline(LARGEST_ROW + 1)

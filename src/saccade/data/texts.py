@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from saccade.config.yaml_values import Bounded
-from saccade.faults import shown
+from saccade.faults import no_file, shown
 
 LARGEST = 1 << 24
 """Maximum bytes of such a file."""
@@ -24,8 +24,7 @@ def text_in(file: Path, most: int = LARGEST) -> str:
     device has no end), too large or not UTF-8."""
     try:
         if not file.is_file():
-            what = "is no regular file (a folder, pipe or device)" if file.exists() else "there is no such file"
-            raise ValueError(f"{file}: {what}; expected a text file")
+            raise ValueError(f"{file}: {no_file(file)}; expected a text file")
         if (size := file.stat().st_size) > most:
             raise ValueError(f"{file}: has {size:,} bytes, expected {most:,} at most")
         return file.read_text(encoding="utf-8-sig")

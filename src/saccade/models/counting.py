@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,8 +17,8 @@ from saccade.types import Frame, Turn
 MARKER = "<image>"
 SMALL = (64, 64)
 FEW_TURNS = 8
-TURN = 200
-"""Tokens that a chat template writes around a turn, at most."""
+TURN = 4
+"""Tokens that the words around a turn may have more than those around others: a text changes where they are cut."""
 Size = tuple[int, int]
 
 
@@ -42,7 +43,7 @@ class TokenCounter:
         self._adapter = adapter
         self._image = lru_cache(maxsize=1 << 17)(self._measure)
         self._smalls = lru_cache(maxsize=4)(self._only_smalls)
-        self._accepted = lru_cache(maxsize=1 << 10)(self._accepts)
+        self._around = lru_cache(maxsize=1 << 10)(self._measure_turns)
 
     def prompt(self, text: str, sizes: Sequence[Size], before: Sequence[Turn] = ()) -> Tokens:
         """`text`, with the turns `before` it, has one marker per image; sizes are (width, height) in pixels. ValueError
@@ -73,11 +74,11 @@ class TokenCounter:
             return False
         few = [*before[: FEW_TURNS + len(before) % 2], turns[-1]]  # later ones alternate like them
         form = tuple(replace(turn, text=f"{MARKER}A." if MARKER in turn.text else "A.") for turn in few)
-        if not sizes or not self._accepted(form):
+        if not sizes or (around := self._around(form)) is None:
             return False
         visual = sum(self._image(size, len(sizes))[0] for size in sizes)
         letters = sum(len(turn.text.encode()) for turn in turns)
-        return len(self._smalls(len(sizes))[1]) + visual + letters + TURN * len(before) <= room
+        return len(self._smalls(len(sizes))[1]) + visual + letters + around * len(turns) <= room
 
     def reply(self, text: str, opened: str = "") -> int:
         """Tokens of a reply after what the prompt has opened, including the end-of-turn token."""
@@ -87,14 +88,15 @@ class TokenCounter:
         """A reply as rewards would read it if the model sampled exactly its tokens."""
         return opened + self._adapter.decode(self._adapter.encode_reply(text, opened))
 
-    def _accepts(self, turns: tuple[Turn, ...]) -> bool:
-        """Whether the chat template writes such a conversation, with an image wherever there is one."""
+    def _measure_turns(self, turns: tuple[Turn, ...]) -> int | None:
+        """Tokens that the chat template writes around each turn of such a conversation, with an image wherever there is
+        one, as a bound; None when it does not write it."""
         images = [Image.new("RGB", SMALL) for turn in turns if MARKER in turn.text]
         try:
-            self._adapter.encode(turns[-1].text, images, before=turns[:-1])
+            whole = self._adapter.encode(turns[-1].text, images, before=turns[:-1])
         except ValueError:
-            return False
-        return True
+            return None
+        return 2 * math.ceil(len(whole) / len(turns)) + TURN
 
     def _measure(self, size: Size, count: int) -> tuple[int, int, Frame]:
         """(tokens in excess of a small image's, visual tokens, frame) of one of `count` images."""

@@ -13,6 +13,8 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta, TensorStorageMetadata
 
+from saccade.faults import no_file
+
 TABLE = ".metadata"
 LARGEST_TABLE = 256 << 20
 """Bytes; a row for each part of a tensor takes about 300."""
@@ -83,8 +85,7 @@ def _is_place(key: Any, place: Any) -> bool:
 
 def _regular(path: Path) -> Path:
     if not path.is_file():
-        what = "is no regular file (a folder, pipe or device)" if path.exists() else "there is no such file"
-        raise ValueError(f"{path}: {what}; copy the checkpoint again")
+        raise ValueError(f"{path}: {no_file(path)}; copy the checkpoint again")
     if path.name == TABLE and path.stat().st_size > LARGEST_TABLE:
         raise ValueError(f"{path}: has {path.stat().st_size:,} bytes, expected {LARGEST_TABLE:,} at most")
     return path

@@ -91,7 +91,7 @@ def check_failures(groups: Sequence[Group], limit: float) -> None:
     if failed and len(failed) > limit * len(scores):
         raise RewardsFailed(
             f"rewards failed for {len(failed)} of {len(scores)} replies, more than rollout.max_failed_share {limit:g}; "
-            f"the first: {failed[0]}. Fix it and run 'saccade resume', or raise the share to train on the rest"
+            f"the first: {failed[0]}. Fix it, or raise the share to train on the rest, and resume the run"
         )
 
 

@@ -121,6 +121,8 @@ class Collector:
     def _sample_now(
         self, step_round: Round, mine: Sequence[Prompt], shares: GroupShares, rubric_of: RubricOf
     ) -> list[Group]:
+        """With the current weights: an engine that sampled ahead, or was just opened, has others."""
+        self.session.engine.sync(self.session.policy)
         with self.session.policy.whole():  # processes decode different numbers of tokens
             with self.watch.phase("vision"):
                 mine = self.with_features(mine)

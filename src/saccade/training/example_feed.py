@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,37 +31,43 @@ from saccade.types import with_title
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """Examples by their prompts, of which those are known that the model cannot read."""
+
+    adapter: Adapter
+    cutoff_len: int | None
+    prompts: list[list[Example]]
+    unusable: list[int]
+    """Indices of prompts."""
+    too_long: TooLong
+
+
 class ExampleFeed:
     """`feed(step)`: the encoded prompts of a step (from 0), a function of the seed and of the state of the checkpoint
     that the run continues from: its position and what was skipped before."""
 
     def __init__(
         self,
-        adapter: Adapter,
-        examples: Sequence[Example],
+        rows: Screened,
         seed: int,
         n: int,
-        cutoff_len: int | None = None,
         state: Mapping[str, Any] | None = None,
         workers: Executor | None = None,
     ) -> None:
         """`n` prompts a step; `state` has the `step` of a checkpoint, and the `position` and `skipped` of the
-        `EncodedStep` there; `workers` encode several prompts at once. Examples that the model cannot read, as far as
-        headers and texts show, are skipped, or a ValueError names the first."""
+        `EncodedStep` there; `workers` encode several prompts at once."""
         state = {"step": 0} if state is None else state
         before = int(state["step"]) * n
-        self._adapter, self._n, self._cutoff_len = adapter, n, cutoff_len
+        self._rows, self._n, self._workers = rows, n, workers
         self._shift = int(state.get("position", before)) - before  # none where all steps have the same size
-        self._workers = workers
-        self._prompts, self._too_long = by_prompt(examples), too_long_for(adapter, cutoff_len)
-        known = [(-1, place) for place in screened(adapter, self._prompts, cutoff_len, self._too_long)]
-        self.screened = len(known)
-        self._order = order_of(len(self._prompts), seed, [*known, *state.get("skipped", ())])
+        known = [(-1, place) for place in rows.unusable]
+        self._order = order_of(len(rows.prompts), seed, [*known, *state.get("skipped", ())])
 
     @property
     def prompts(self) -> int:
         """Usable prompts, as far as it is known before the first step."""
-        return len(self._prompts) - self.screened
+        return len(self._rows.prompts) - len(self._rows.unusable)
 
     def position(self, steps: int) -> int:
         """Draws from the rows until so many steps are done: steps before the checkpoint may have had other sizes."""
@@ -84,17 +91,19 @@ class ExampleFeed:
         """The prompts at these places, several at once unless one is unusable: a skipped row may move later ones."""
         if self._workers is not None:
             try:
-                return list(self._workers.map(self._encode, [self._prompts[self._order[place]] for place in places]))
+                prompts = [self._rows.prompts[self._order[place]] for place in places]
+                return list(self._workers.map(self._encode, prompts))
             except ValueError:
                 pass
         return [self._usable(place) for place in places]
 
     def _encode(self, examples: Sequence[Example]) -> EncodedStep:
-        return encode_step(self._adapter, examples, self._cutoff_len, too_long=self._too_long)
+        rows = self._rows
+        return encode_step(rows.adapter, examples, rows.cutoff_len, too_long=rows.too_long)
 
     def _usable(self, place: int) -> EncodedStep:
         while True:
-            examples = self._prompts[self._order[place]]
+            examples = self._rows.prompts[self._order[place]]
             try:
                 return self._encode(examples)
             except ValueError as error:
@@ -104,15 +113,14 @@ class ExampleFeed:
                 self._order.skip(place)
 
 
-def screened(
-    adapter: Adapter, prompts: list[list[Example]], cutoff_len: int | None, too_long: TooLong | None = None
-) -> list[int]:
-    """Indices of the prompts that the model cannot read: images too thin, reserved tokens, more tokens than its context
-    with the reply (without a `cutoff_len`, which drops those). Where other replies about a prompt remain, only the
-    example is taken out of it. ValueError with file and line for the first where `on_bad` is error, and when there is
-    no other."""
-    counter, found, faults = TokenCounter(adapter), list[int](), list[str]()
-    check = partial(_check, counter, adapter, cutoff_len, too_long or too_long_for(adapter, cutoff_len))
+def screened(adapter: Adapter, examples: Sequence[Example], cutoff_len: int | None = None) -> Screened:
+    """The prompts of the examples, and which of them the model cannot read, as far as headers and texts show: images
+    too thin, reserved tokens, more tokens than its context with the reply (without a `cutoff_len`, which drops those).
+    Where other replies about a prompt remain, only the example is taken out of it. ValueError with file and line for
+    the first where `on_bad` is error, and when there is no other."""
+    prompts, too_long = by_prompt(examples), too_long_for(adapter, cutoff_len)
+    found, faults = list[int](), list[str]()
+    check = partial(_check, TokenCounter(adapter), adapter, cutoff_len, too_long)
 
     def is_usable(one: Example, known: ValueError | None) -> bool:
         try:
@@ -126,12 +134,12 @@ def screened(
             return False
         return True
 
-    for index, examples in enumerate(prompts):
+    for index, together in enumerate(prompts):
         try:
-            check(examples)
+            check(together)
         except ValueError as error:
-            known = error if len(examples) == 1 else None
-            if usable := [one for one in examples if is_usable(one, known)]:
+            known = error if len(together) == 1 else None
+            if usable := [one for one in together if is_usable(one, known)]:
                 prompts[index] = usable
             else:
                 found.append(index)
@@ -140,7 +148,7 @@ def screened(
     if faults:
         what = f"{len(faults)} examples skipped ({len(found)} of {len(prompts)} prompts)"
         log.warning("%s, the first: %s", what, faults[0])
-    return found
+    return Screened(adapter, cutoff_len, prompts, found, too_long)
 
 
 def _check(

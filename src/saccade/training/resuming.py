@@ -69,7 +69,7 @@ def find(run: Run, how: Resume) -> Checkpoint | None:
 
 
 def _asked_for(directory: Path, where: str) -> Checkpoint:
-    number = re.fullmatch(r"(?:step-)?(\d{1,12})", where)
+    number = re.fullmatch(r"(?:step-)?([0-9]{1,12})", where)
     known = {int(path.name[5:]): path for path in checkpoint.steps(directory)}
     path = known.get(int(number[1])) if number else None
     if path is None:

@@ -116,8 +116,6 @@ class Trainer:
     def collect(self, state: ScheduleState, stage: Stage) -> StepGroups:
         """The groups of the next step, sampled now or during the step before."""
         self._refresh_reference(state)
-        if self.collector.ahead is None:
-            self.session.engine.sync(self.session.policy)
         return self.collector.collect(state, stage)
 
     def look_ahead(self, state: ScheduleState) -> None:

@@ -35,7 +35,6 @@ from saccade.training.examples import (
     EncodedStep,
     EncodedUnit,
     Example,
-    by_prompt,
     encode_step,
     encode_usable,
     read_examples,
@@ -142,8 +141,7 @@ def open_trainer(
     names = numbered(file.title for file in recipe.data)
     files = {name: read_examples(file, *wording) for name, file in zip(names, recipe.data, strict=True)}
     examples = [one for found in files.values() for one in found]
-    if not resume and examples:
-        screened(load_adapter(recipe.model), by_prompt(examples), recipe.cutoff_len)  # before anything is written
+    known = screened(load_adapter(recipe.model), examples, recipe.cutoff_len) if not resume and examples else None
     heldout = [one for file in recipe.heldout for one in read_examples(file, *wording)]
     scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt, ranks)
     data = {
@@ -161,10 +159,10 @@ def open_trainer(
         workers = stack.enter_context(ThreadPoolExecutor(recipe.image_workers, thread_name_prefix="encode"))
         state = session.state or {"step": 0}
         if draw is None:
-            feed = ExampleFeed(policy.adapter, examples, recipe.seed, n, recipe.cutoff_len, state, workers)
-            if not same_rows(session, [("data", len(examples), feed.screened)], resume):
+            known = known or screened(policy.adapter, examples, recipe.cutoff_len)
+            if not same_rows(session, [("data", len(examples), len(known.unusable))], resume):
                 state = {**state, "skipped": []}  # they are other rows now
-                feed = ExampleFeed(policy.adapter, examples, recipe.seed, n, recipe.cutoff_len, state, workers)
+            feed = ExampleFeed(known, recipe.seed, n, state, workers)
             num_steps = num_steps or feed.updates(recipe.epochs or 0)
             log.info(
                 "%d replies to %d prompts, %d prompts a step: %.3g epochs, %d updates",
@@ -189,7 +187,7 @@ def open_trainer(
             report=stack.enter_context(progress(f"sft {session.run.name}", num_steps, shown=ranks.is_first)),
             start=int(state["step"]),
             num_steps=num_steps,
-            skipped=feed.screened if isinstance(feed, ExampleFeed) else 0,
+            skipped=0 if known is None else len(known.unusable),
         )
 
 
