@@ -9,10 +9,10 @@ import pytest
 import report_runs
 from PIL import Image
 
-from saccade.evaluation.benchmark_run import plan
 from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.blinding import GRAY, blinded
 from saccade.evaluation.config import EvalRecipe
+from saccade.evaluation.eval_plan import plan
 from saccade.evaluation.items import read_items
 from saccade.report.headlines import run_headline
 from saccade.report.page import run_page

@@ -20,10 +20,12 @@ from saccade.data.convert import convert
 from saccade.evaluation.answerers import Failed
 from saccade.evaluation.asked import selected, unique
 from saccade.evaluation.benchmark_results import compare_runs, comparison_lines, lines
-from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, plan
+from saccade.evaluation.benchmark_run import answer_all
 from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.benchmarks import BENCHMARKS, Grade, Place, pages
 from saccade.evaluation.config import Decoding, EvalRecipe
+from saccade.evaluation.eval_plan import EvalPlan, plan
+from saccade.evaluation.graded_items import EvalRun
 from saccade.evaluation.items import read_items
 from saccade.tasks import TASKS, TEMPLATES
 from saccade.types import Sample

@@ -9,11 +9,13 @@ from PIL import Image
 
 from saccade.base.tiny import write_checkpoint
 from saccade.config import ConfigError, load
-from saccade.evaluation.benchmark_run import EvalRun, answer_all, own_plan
+from saccade.evaluation.benchmark_run import answer_all
 from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.benchmarks.own import heldout_seed, world_suite
 from saccade.evaluation.boxes import gold_boxes, reply_boxes
 from saccade.evaluation.config import Decoding, EvalRecipe
+from saccade.evaluation.eval_plan import own_plan
+from saccade.evaluation.graded_items import EvalRun
 from saccade.evaluation.items import append_items, read_items
 from saccade.evaluation.local_model import LocalModel
 from saccade.evaluation.results import summarize_attempts

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from saccade.evaluation.answerers import EvalQuestion
-from saccade.evaluation.benchmark_run import own_plan
+from saccade.evaluation.eval_plan import own_plan
 from saccade.evaluation.local_model import LocalModel
 from saccade.rollout.prompts import prepare
 from saccade.tasks import TASKS, TEMPLATES

@@ -13,9 +13,11 @@ import pytest
 from test_vllm_real import serve
 
 from saccade.data import DataConfig
-from saccade.evaluation.benchmark_run import EvalRun, answer_all, own_plan
+from saccade.evaluation.benchmark_run import answer_all
 from saccade.evaluation.benchmarks.own import world_suite
 from saccade.evaluation.config import Decoding
+from saccade.evaluation.eval_plan import own_plan
+from saccade.evaluation.graded_items import EvalRun
 from saccade.evaluation.local_model import LocalModel
 from saccade.evaluation.results import compare
 from saccade.models.config import ModelConfig

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from saccade.evaluation.benchmark_run import EvalRun, answer_all, own_plan
+from saccade.evaluation.benchmark_run import answer_all
 from saccade.evaluation.benchmarks.own import world_suite
 from saccade.evaluation.config import Decoding
+from saccade.evaluation.eval_plan import own_plan
+from saccade.evaluation.graded_items import EvalRun
 from saccade.evaluation.local_model import LocalModel
 from saccade.evaluation.results import summarize, write_json
 from saccade.models.policy import Policy

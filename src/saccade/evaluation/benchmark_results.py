@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from saccade.evaluation.benchmark_run import EvalPlan
 from saccade.evaluation.benchmarks import Benchmark, ItemOutcome
 from saccade.evaluation.benchmarks.scoring import clusters, figures, grouped, mean, mean_bootstrap
 from saccade.evaluation.config import EvalRecipe
+from saccade.evaluation.eval_plan import EvalPlan
 from saccade.evaluation.items import ItemResult, read_items
 from saccade.evaluation.results import SCHEMA, summarize, summarize_attempts
 from saccade.evaluation.statistics import compare_paired

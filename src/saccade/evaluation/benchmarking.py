@@ -16,9 +16,11 @@ from saccade.disk import partial_of, read_text, write_text, writing
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
 from saccade.evaluation.answerers import Answerer, ServedFrame, ServedModel
 from saccade.evaluation.benchmark_results import document
-from saccade.evaluation.benchmark_run import UNJUDGED, EvalPlan, EvalRun, answer_all, plan
+from saccade.evaluation.benchmark_run import UNJUDGED, answer_all
 from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge, JudgeUnavailable
 from saccade.evaluation.config import EvalRecipe, JudgeConfig
+from saccade.evaluation.eval_plan import EvalPlan, plan
+from saccade.evaluation.graded_items import EvalRun
 from saccade.evaluation.items import ItemResult
 from saccade.evaluation.results import write_json
 from saccade.runs.environment import PACKAGES, commit, describe, hash_contents, version

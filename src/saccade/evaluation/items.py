@@ -55,7 +55,7 @@ class ItemResult:
     """Index of the image that the boxes belong to."""
     image_shas: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
-    """Its slices and group, the prompt's id, every attempt with text, route and judge (see `benchmark_run`)."""
+    """Its slices and group, the prompt's id, every attempt with text, route and judge (see `graded_items`)."""
 
     @property
     def key(self) -> Key:

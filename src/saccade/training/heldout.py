@@ -11,9 +11,11 @@ from pathlib import Path
 
 from saccade.data import open_sources
 from saccade.evaluation.asked import askable
-from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, own_plan
+from saccade.evaluation.benchmark_run import answer_all
 from saccade.evaluation.benchmarking import save_images
 from saccade.evaluation.blinding import CONTROLS, blinded
+from saccade.evaluation.eval_plan import EvalPlan, own_plan
+from saccade.evaluation.graded_items import EvalRun
 from saccade.evaluation.items import ItemResult, append_items
 from saccade.evaluation.local_model import LocalModel
 from saccade.models.policy import Policy
