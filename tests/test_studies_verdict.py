@@ -345,6 +345,12 @@ def test_a_part_of_an_arm_whose_steps_are_not_known_is_refused():
         changed = {**given, "evaluations": {"home": {**home, "arms": [*home["arms"], name]}}}
         with pytest.raises(ValueError, match=words):
             StudyRecipe.model_validate(changed)
+    given = load_study("rl_generalizes").model_dump(mode="json")
+    for changes, words in (({"num_steps": None, "epochs": 2}, "num_steps"), ({"checkpoint": {"every": 1}}, "remove")):
+        arm = given["arms"]["sft_data"]
+        changed = {**given, "arms": {**given["arms"], "sft_data": {**arm, "recipe": arm["recipe"] | changes}}}
+        with pytest.raises(ValueError, match=rf"got 'sft_data@25%'; .*{words}"):
+            StudyRecipe.model_validate(changed)
 
 
 def test_accuracy_over_the_training_starts_at_the_arm_that_it_continues():

@@ -154,12 +154,21 @@ class StudyRecipe(Config):
                 raise ValueError(f"evaluations.{name}.arms: got {sorted(unknown)}; expected some of {sorted(models)}")
             for one in measured.arms:
                 arm, percent = part_of(one)
-                if percent < 100 and not has_parts(self.arms.get(arm)):
-                    raise ValueError(
-                        f"evaluations.{name}.arms: got '{one}'; only an SFT arm, or an RL arm without 'match', has "
-                        "checkpoints at shares of its steps"
-                    )
+                if percent < 100 and (why := self._without_parts(arm)):
+                    raise ValueError(f"evaluations.{name}.arms: got '{one}'; {why}")
         return self
+
+    def _without_parts(self, name: str) -> str | None:
+        """Why an arm has no checkpoints at shares of its steps, if so."""
+        arm = self.arms.get(name)
+        if not isinstance(arm, SFTArm | RLArm) or (isinstance(arm, RLArm) and arm.match is not None):
+            return "only an SFT arm, or an RL arm without 'match', has checkpoints at shares of its steps"
+        keys = keys_of(self, name)
+        if arm.match is None and keys.get("num_steps") is None:
+            return f"its steps are not known before it starts: give arms.{name}.recipe a 'num_steps'"
+        if "checkpoint" in keys:
+            return f"the study sets when checkpoints are saved: remove 'checkpoint' from the recipe of arms.{name}"
+        return None
 
     def _matches(self, name: str, arm: SFTArm | RLArm) -> None:
         """ValueError when the cost of another arm cannot set the length of this one."""
@@ -207,11 +216,6 @@ def part_of(name: str) -> tuple[str, int]:
     if (found := re.fullmatch(r"([^@]+)(?:@([1-9][0-9]?)%)?", name)) is None:
         raise ValueError(f"got '{name}'; expected the name of an arm, or of a part of its steps, such as rl@25%")
     return found[1], int(found[2] or 100)
-
-
-def has_parts(arm: Arm | None) -> bool:
-    """Whether the number of an arm's steps is known when it starts."""
-    return isinstance(arm, SFTArm) or (isinstance(arm, RLArm) and arm.match is None)
 
 
 def parts_of(recipe: StudyRecipe, name: str) -> int:
