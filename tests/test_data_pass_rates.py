@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from test_data_formats import jsonl, png
 
 from saccade import cli
 from saccade.data import DataConfig
-from saccade.data.pass_rates import rate_row
+from saccade.data.pass_rates import PassRateConfig, rate_row, with_rates
 from saccade.data.sources import items
+from saccade.evaluation.asked import unique
 from saccade.types import Sample
 
 
@@ -68,6 +70,23 @@ def test_rows_of_one_id_have_a_rate_of_their_own_or_are_refused(tmp_path: Path) 
     jsonl(file, rate_row("a", asked, "1", [True]), rate_row("a", asked, "1", [False]))
     with pytest.raises(ValueError, match=r"rates\.jsonl:2: a second rate of row 'a'"):
         kept(file)
+
+
+def test_no_row_has_the_rate_of_another(tmp_path: Path) -> None:
+    """Also where ids look like those that an evaluation gives to repeated ones."""
+    random, names = Random(3), ["a", "a#2", "a#3", "b", "a#2#2", "p#0", "#1", "a#02"]
+    file, judged = tmp_path / "rates.jsonl", 0
+    for _ in range(300):
+        samples = [Sample(random.choice(names), (), "Q", "1", "count") for _ in range(random.randint(1, 5))]
+        right = [random.random() < 0.5 for _ in samples]
+        rates = [rate_row(one.id, "Q", "1", [good]) for one, good in zip(unique(samples), right, strict=True)]
+        rows = ((str(place), one) for place, one in enumerate(samples))
+        found = list(with_rates(rows, PassRateConfig(file=jsonl(file, *rates), low=0.5)))
+        refused = {int(place) for place, one in found if isinstance(one, ValueError)}
+        kept = {int(place) for place, one in found if isinstance(one, Sample)}
+        judged += len(samples) - len(refused)
+        assert kept == {place for place, good in enumerate(right) if good and place not in refused}
+    assert judged > 600
 
 
 def test_a_row_without_a_rate_is_named_and_so_is_one_that_changed(rated: Path) -> None:

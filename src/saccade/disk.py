@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import psutil
 
@@ -144,21 +144,32 @@ def partial_of(path: Path) -> Path:
     or a socket, which the file would take the place of (for root even of /dev/null)."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise ValueError(f"{path} is a device, a pipe or a socket; expected the name of a file")
-    return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    if partial.is_symlink():  # in a folder of others
+        partial.unlink()
+    return partial
 
 
-def write_text(path: Path, text: str, errors: str = "strict") -> None:
-    """Writes a temporary file and renames it, so that a reader never sees a partial file."""
+@contextmanager
+def atomic_file(path: Path, errors: str = "backslashreplace") -> Iterator[TextIO]:
+    """A text file that gets its name once it is complete, so that a reader never sees a partial one. By default half of
+    a surrogate pair becomes an escape of JSON."""
     partial = partial_of(path)
     if path.is_dir():
         raise ValueError(f"{path} is a directory, expected the name of a file; remove it or choose another name")
-    with writing(path.absolute().parent, f"{path.name} is as it was; {AGAIN}"):
-        try:
-            partial.unlink(missing_ok=True)  # in a folder of others it may be a link
-            partial.write_text(text, encoding="utf-8", errors=errors)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    try:
+        with partial.open("w", encoding="utf-8", errors=errors) as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Writes a whole file. DiskError where it cannot."""
+    kept = f"{path.name} is as it was; {AGAIN}"
+    with writing(path.absolute().parent, kept), atomic_file(path, errors) as file:
+        file.write(text)
 
 
 def read_text(path: Path) -> str:

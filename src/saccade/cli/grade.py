@@ -14,7 +14,7 @@ import typer
 
 from saccade.cli.options import AsJson, refuse_run_file
 from saccade.cli.terminal import echo_json
-from saccade.disk import AGAIN, partial_of, sweep_beside, writing
+from saccade.disk import AGAIN, atomic_file, sweep_beside, writing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,15 +84,9 @@ def _sink(out: Path | None) -> Iterator[TextIO]:
     if out is None:
         yield typer.get_text_stream("stdout")
         return
-    part = partial_of(out)
     sweep_beside(out)
-    with writing(out.absolute().parent, AGAIN):
-        try:
-            with part.open("w", encoding="utf-8") as file:
-                yield file
-            part.replace(out)
-        finally:
-            part.unlink(missing_ok=True)
+    with writing(out.absolute().parent, AGAIN), atomic_file(out) as file:
+        yield file
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score saved rollouts again without a model; report what changed and which replies disagree."""
-    from saccade.disk import AGAIN, partial_of, sweep_beside, writing
+    from saccade.disk import AGAIN, atomic_file, sweep_beside, writing
     from saccade.runs.rescore import rescore
 
     refuse_run_file("--out", out)
@@ -44,15 +44,9 @@ def score(
     if out is None:
         found = rescore(rollouts, rubric_of, show)
     else:
-        partial = partial_of(out)
         sweep_beside(out)
-        with writing(out.absolute().parent, AGAIN):
-            try:
-                with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:  # an escape of JSON
-                    found = rescore(rollouts, rubric_of, show, file)
-                partial.replace(out)
-            finally:
-                partial.unlink(missing_ok=True)
+        with writing(out.absolute().parent, AGAIN), atomic_file(out) as file:
+            found = rescore(rollouts, rubric_of, show, file)
     if as_json:
         echo_json(found.as_dict() | {"rubric": rubric})
         return

@@ -21,7 +21,7 @@ from saccade.coldstart.store import WRITING, Store
 from saccade.coldstart.teachers import sample_of
 from saccade.data.images import ImageError
 from saccade.data.sources import record_roots
-from saccade.disk import partial_of
+from saccade.disk import atomic_file
 from saccade.runs.drafts import ARMS, DRAFTS, Arm, Chain, Draft, StepRecord, shallow_dict
 from saccade.tasks import TASKS
 
@@ -199,18 +199,6 @@ def rl_row(draft: Draft, images: list[str]) -> dict[str, Any]:
 
 def _write_line(file: TextIO, row: Any) -> None:
     file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[TextIO]:
-    """A text file that is renamed into place once complete. A lone surrogate becomes its JSON escape."""
-    fresh = partial_of(path)
-    try:
-        with fresh.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            yield file
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -244,8 +244,8 @@ def _cells(
 
 
 def _json_rows(path: Path) -> Iterator[Placed]:
-    """The elements of a JSON list, or of the one list in an object, with their starting lines. A file whose first line
-    is a complete row is read as JSONL."""
+    """The elements of a JSON list, or of the one list in an object, with their starting lines, and their numbers where
+    a line has several. A file whose first line is a complete row is read as JSONL."""
     with path.open("rb") as file:
         if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE):
             raise ValueError(f"{path}: not UTF-8 text but UTF-16; save the file as UTF-8")
@@ -259,7 +259,8 @@ def _json_rows(path: Path) -> Iterator[Placed]:
     if is_object and first.rstrip().endswith((b"}", b"},")) and not wrapped and not keyed:
         yield from jsonl_rows(path)
         return
-    lists, bad = set[str](), False
+    lists, bad, last = set[str](), False, 0
+    number = count(1)
     for key, line, element in elements(path):
         bad = bad or isinstance(element, ValueError)
         if not is_object or key in LISTS:
@@ -268,10 +269,12 @@ def _json_rows(path: Path) -> Iterator[Placed]:
                 raise ValueError(f"{path}: has lists under {' and '.join(sorted(lists))}; expected one list of rows")
         elif not isinstance(element, ValueError):
             continue
+        row, more_of_line, last = next(number), line == last, line
+        place = f"{path.name}:{line}{f', row {row}' if more_of_line else ''}"
         if isinstance(element, dict | ValueError):
-            yield f"{path.name}:{line}", element
+            yield place, element
         else:
-            yield f"{path.name}:{line}", ValueError(f"got a JSON {type(element).__name__}, expected an object")
+            yield place, ValueError(f"got a JSON {type(element).__name__}, expected an object")
     if is_object and not lists and not bad:
         raise ValueError(f"{path}: is one object; expected a list of rows, or one under {', '.join(LISTS)}")
 

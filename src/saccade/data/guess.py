@@ -164,13 +164,14 @@ def _counts_from_0(path: Path, name: str) -> bool:
 def _by_content(first: dict[str, Any], taken: dict[str, str]) -> None:
     """Adds to `taken` the columns whose names say nothing: the one name of an image file, the one text of several
     words as the question, and then the one column that is left as the answer, unless its name says that it is none."""
-    signs: dict[str, Callable[[str], bool]] = {
-        "image": lambda text: text.lower().endswith(SUFFIXES),
-        "question": lambda text: len(text.split()) > 2,
-        "answer": bool,
+    signs: dict[str, Callable[[Any], bool]] = {
+        "image": lambda value: is_picture(value) or str(value).lower().endswith(SUFFIXES),
+        "question": lambda value: len(str(value).split()) > 2,
+        "answer": lambda value: bool(str(value)),
     }
+    first = {name: value for name, value in first.items() if not isinstance(value, bytes) or is_picture(value)}
     for what, sign in signs.items():
-        left = [name for name, value in first.items() if name not in taken.values() and sign(str(value))]
+        left = [name for name, value in first.items() if name not in taken.values() and sign(value)]
         if what == "answer":
             left = [name for name in left if not _NO_ANSWER.search(name.lower())]
         if what not in taken and len(left) == 1:

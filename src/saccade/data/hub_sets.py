@@ -6,7 +6,9 @@ README.md names, addresses and files of this machine included.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -26,8 +28,8 @@ COPY = "refs/convert/parquet"
 SPLITS = {"train": "train|training", "validation": "validation|valid|dev|val", "test": "test|testing|eval|evaluation"}
 """Split -> words in the names of its folders or files, as `datasets` finds them."""
 WAY_OUT = "or download the files and set 'path'"
-MOST_STARS, LONGEST_PATTERN, MOST_PATTERNS = 3, 300, 2_000
-"""Of a set: `**` and characters of a pattern, and patterns; each is tried at every file."""
+LONGEST_PATTERN, MOST_PATTERNS = 300, 2_000
+"""Characters of a pattern, and patterns of a set; each is tried at every file."""
 _NO_ROWS = re.compile(r"(.*/)?(metadata\.\w+|(config|dataset_infos?|dataset_dict|state)\.json|__.*/.*)")
 """Files that describe a folder or its images, and folders such as `__pycache__`."""
 _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -154,14 +156,37 @@ def _own_files(name: str, patterns: Sequence[str], revision: str | None = None) 
         most = f"{MOST_PATTERNS:,} patterns of {LONGEST_PATTERN} characters at most"
         raise ValueError(f"hub {name!r}: {CARD} names {got}, expected {most}; {WAY_OUT[3:]}")
     plain = list(dict.fromkeys(re.sub(r"(?:\*\*/)+", "**/", str(PurePosixPath(one))) for one in patterns))
-    if bad := next((one for one in plain if one.count("**") > MOST_STARS), None):  # each is tried at every depth
-        raise ValueError(
-            f"hub {name!r}: {CARD} names {shown(bad)}, expected {MOST_STARS} '**' at most in a pattern; {WAY_OUT[3:]}"
-        )
     # the hub's patterns are simpler: * matches / as well, so that they may match more
     folder = _snapshot(name, [one.replace("**/", "*") for one in plain], revision)
-    found = (one for pattern in plain for one in sorted(glob.glob(pattern, root_dir=folder, recursive=True)))
+    names = sorted(Path(base, one).relative_to(folder) for base, _, files in os.walk(folder) for one in files)
+    found = (one for pattern in plain for one in _matching(names, pattern))
     return {one: folder / one for one in found if (folder / one).is_file()}
+
+
+def _matching(names: Sequence[Path], pattern: str) -> list[str]:
+    """The names that match, in time linear in their depth: `glob` tries each way to spread the folders of a name over
+    several `**`. As there, a name that begins with a dot is matched by one that does only."""
+    if not glob.has_magic(pattern):
+        return [pattern]
+    steps = [None if part == "**" else re.compile(fnmatch.translate(part)).match for part in pattern.split("/")]
+    dotted = [part.startswith(".") for part in pattern.split("/")]
+    return [str(name) for name in names if _matches(name.parts, steps, dotted)]
+
+
+def _matches(parts: Sequence[str], steps: Sequence[Any], dotted: Sequence[bool]) -> bool:
+    """Whether the parts of a name match these steps of a pattern; None is `**`, any number of folders."""
+    at = {0}  # steps that may be next
+    for part in parts:
+        at |= {place + 1 for place in at if place < len(steps) and steps[place] is None}
+        hidden, after = part.startswith("."), set[int]()
+        for place in at:
+            if place < len(steps) and (dotted[place] or not hidden):
+                if steps[place] is None:
+                    after |= {place, place + 1} if place + 1 == len(steps) else {place}
+                elif steps[place](part):
+                    after.add(place + 1)
+        at = after
+    return len(steps) in at
 
 
 def _snapshot(name: str, patterns: list[str], revision: str | None = None) -> Path:

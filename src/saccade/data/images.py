@@ -69,6 +69,8 @@ _UNREADABLE = Exception
 
 _BASE64_IMAGE = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{60,}+(?:={1,2}\s*+)?")
 """Base64 of a JPEG, PNG, GIF, WebP or BMP file; the first of these would also be an absolute path."""
+_IMAGE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF.{4}WEBP|BM.{12}\0|II\*\0|MM\0\*", re.DOTALL)
+"""The first bytes of a JPEG, PNG, GIF, WebP, BMP or TIFF file."""
 
 
 def encoded_image(text: str) -> bytes | None:
@@ -91,6 +93,8 @@ def is_picture(value: Any) -> bool:
     """Whether a cell of a row is an image or the name of an image file, or a list of these."""
     if isinstance(value, list | tuple):
         return bool(value) and is_picture(value[0])
+    if isinstance(value, bytes):
+        return _IMAGE.match(value) is not None
     if isinstance(value, str):
         named = value.lower().endswith(SUFFIXES) and len(value.split()) == 1
         return named or value.startswith("data:image/") or bool(_BASE64_IMAGE.fullmatch(value))

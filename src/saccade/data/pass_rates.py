@@ -80,17 +80,17 @@ def read_rates(file: Path) -> dict[Key, float]:
 
 def with_rates(found: Iterator[Item], config: PassRateConfig) -> Iterator[Item]:
     """The samples whose rate is in the range, and a ValueError in place of each that has no rate."""
-    rates, same = read_rates(config.file), defaultdict[Key, set[float]](set)
-    for key, rate in rates.items():
-        same[_same(key)].add(rate)
+    known = defaultdict[Key, set[float]](set)
+    for key, rate in read_rates(config.file).items():
+        known[key].add(rate)
+        known[_same(key)].add(rate)
     for place, item in found:
         if not isinstance(item, Sample):
             yield place, item
             continue
-        key = key_of(item.id, item.question, item.answer)
-        found_rates = {rates[key]} if key in rates and key != _same(key) else same.get(_same(key), set())
-        rate = next(iter(found_rates), None)
-        if len(found_rates) > 1:
+        rates = known.get(key_of(item.id, item.question, item.answer), ())
+        rate = next(iter(rates), None)
+        if len(rates) > 1:
             why = f"{config.file} has several rates for rows with its id, question and answer; give each row its own id"
             yield place, ValueError(f"sample {item.id!r}: {why}")
         elif rate is None:

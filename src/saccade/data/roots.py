@@ -17,6 +17,7 @@ from pathlib import Path
 
 from saccade.data.images import ImageError, shown_name
 from saccade.data.texts import LARGEST_LABELS, text_in
+from saccade.disk import write_text
 
 ROOTS = "roots.json"
 KEY = Path("~/.cache/saccade/roots.key")
@@ -60,7 +61,7 @@ def record(folder: Path, roots: Iterable[Path]) -> None:
     key = _key(create=True)
     if names and key is not None:
         text = json.dumps({"roots": names, "code": _code(names, key)}, indent=1) + "\n"
-        (folder / ROOTS).write_text(text, encoding="utf-8")
+        write_text(folder / ROOTS, text)
 
 
 def recorded(folder: Path) -> tuple[Path, ...]:

@@ -146,6 +146,8 @@ def _no_row(place: str, why: str) -> ValueError:
 def append_items(path: str | Path, items: Iterable[ItemResult]) -> None:
     """Append rows and flush them to disk; first drops a truncated last line."""
     path = Path(path)
+    if path.is_symlink():
+        raise ValueError(f"{path}: is a link, which is not written through; put the file itself there")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not (rows := "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)):
         return

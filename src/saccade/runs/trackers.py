@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from saccade.disk import write_text
 from saccade.runs.sinks import Open, Sink, SinkConfig
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def _known_id(directory: Path, kind: str) -> str | None:
 
 
 def _keep_id(directory: Path, kind: str, name: str) -> None:
-    (directory / IDS).write_text(json.dumps(_ids(directory) | {kind: name}), encoding="utf-8")
+    write_text(directory / IDS, json.dumps(_ids(directory) | {kind: name}))
 
 
 class TensorBoard(Sink):

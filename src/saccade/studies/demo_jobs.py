@@ -133,6 +133,8 @@ def evaluate(directory: Path, recipe: DemoRecipe, out: Path, seed: int, model: s
 def _count_to(path: Path) -> Any:
     """A progress function that appends a line to a file per item, for the progress bar."""
     seen = {"done": 0}
+    if path.is_symlink():  # in a folder of others
+        path.unlink()
 
     def report(decoding: str, done: int, total: int) -> None:
         new = done - seen["done"] if done > seen["done"] else done

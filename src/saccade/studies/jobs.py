@@ -244,6 +244,7 @@ def _work(job: StudyJob) -> None:
     """The body of a job's process: one thread, output to its log, CPU seconds measured. It ends with its parent,
     so that no second process ever writes into the directory of a study that was killed and started again."""
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    (job.directory / LOG).unlink(missing_ok=True)  # in a folder of others it may be a link
     log = (job.directory / LOG).open("w", buffering=1, encoding="utf-8", errors="backslashreplace")
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
