@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
 
 from saccade import cli
 from saccade.cli.options import load_recipe
-from saccade.data import hub
+from saccade.data import DataConfig, hub
 from saccade.data.guess import guess
+from saccade.data.sources import items
 
 
 def run(*words: str) -> int:
@@ -183,6 +187,18 @@ def test_columns_whose_names_say_nothing_are_found_by_what_is_in_them(header, ro
     seen = guess(tmp_path / "t.csv")
     assert seen.config.columns == dict(zip(("image", "question", "answer"), found, strict=True))
     assert len(seen.samples[0].images) == 1
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_a_column_of_image_files_is_found_or_named_as_not_read(form: str, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (56, 56)).save(file, form)
+    columns = {"data": [file.getvalue()] * 3, "question": ["a?", "b?", "c?"], "answer": ["1", "2", "3"]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    seen = guess(tmp_path / "t.parquet")
+    assert seen.config.columns == {"image": "data"} and all(len(one.images) == 1 for one in seen.samples)
+    found = [item for _, item in items(DataConfig(source="table", path=tmp_path / "t.parquet"))]
+    assert all("column 'data' holds an image, which is not read" in str(item) for item in found)
 
 
 def test_two_columns_that_could_be_the_answer_are_not_guessed(tmp_path: Path) -> None:

@@ -414,6 +414,14 @@ def test_a_json_list_is_read_the_same_with_any_window_size(
             assert lines[line - 1].strip().rstrip(",") == json.dumps(element)
 
 
+def test_rows_on_one_line_of_json_have_places_and_ids_of_their_own(folder: Path) -> None:
+    rows = [{"image": "a.png", "problem": f"Find {name}.", "answer": "4"} for name in "xyz"]
+    for indent, ends in ((None, ["1", "1, row 2", "1, row 3"]), (1, ["2", "7", "12"])):
+        (folder / "t.json").write_text(json.dumps(rows, indent=indent))
+        found = read(folder / "t.json", "easy_r1")
+        assert [sample.id for sample in found] == [f"t.json:{end}" for end in ends]
+
+
 @pytest.mark.parametrize(
     ("text", "good", "line", "message"),
     [

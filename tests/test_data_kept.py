@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import tracemalloc
@@ -68,6 +69,19 @@ def test_images_that_rows_share_are_held_and_counted_once(monkeypatch: Any) -> N
     assert found == rows and len({id(one.images[0]) for _, one in found if isinstance(one, Sample)}) == 1
     *_, (_, error) = kept.Kept().of([("r", image[:i]) for i in range(-3, 0)], lambda: 0)
     assert "take 1 MB" in str(error)
+
+
+@pytest.mark.parametrize("columns", ["question,answer", "question,answer,options"])
+def test_short_rows_are_kept_whole(tmp_path: Path, monkeypatch: Any, columns: str) -> None:
+    monkeypatch.setattr(kept, "MOST", 1 << 20)
+    for i in range(50):
+        Image.new("RGB", (56, 56)).save(tmp_path / f"{i:04}.png")
+    ends = ["Any red?,yes", "Any blue?,no"] if columns == "question,answer" else ["How many?,A,1|2|3|4"]
+    rows = "".join(f"{i % 50:04}.png,{ends[i % len(ends)]}\n" for i in range(6_000))
+    (tmp_path / "t.csv").write_text(f"image,{columns}\n{rows}")
+    source = open_source(DataConfig(source="table", path=tmp_path / "t.csv"))
+    assert len(source) == 6_000
+    assert len({id(sample.question) for sample in source}) == len(ends)
 
 
 def test_a_text_at_the_place_of_one_that_is_gone_counts_again(monkeypatch: Any) -> None:
@@ -202,11 +216,37 @@ def test_lists_that_repeat_a_long_value_are_left_out_before_they_are_decoded(
     pq.write_table(table, tmp_path / "t.parquet", compression="zstd", **options)
     before = pa.total_allocated_bytes()
     found = [row for _, row in table_rows(Reading(tmp_path / "t.parquet", tmp_path))]
-    assert found == [{"question": "q"}] * 2 and "the column is not read" in caplog.text
+    assert "the column is not read" in caplog.text
+    if form == "images":
+        assert all("column 'x.list.element.bytes' holds" in str(row) for row in found) and len(found) == 2
+    else:
+        assert found == [{"question": "q"}] * 2
+        for look in (lambda row: row["x"], lambda row: row.get("x"), lambda row: "x" in row):
+            with pytest.raises(ValueError, match=r"^column 'x\..* more than data needs; the column is not read; write"):
+                look(found[0])
     assert pa.total_allocated_bytes() - before < 1 << 20
     monkeypatch.setattr(columns, "ROW_BYTES", 64 << 20)
     found = [row for _, row in table_rows(Reading(tmp_path / "t.parquet", tmp_path))]
     assert found == table.to_pylist()
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_images_of_parquet_are_read_in_every_encoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: int
+) -> None:
+    """64 rows may be more than a batch holds, where each is far from it."""
+    monkeypatch.setattr(columns, "ROW_BYTES", 4 << 20)
+    monkeypatch.setattr(columns, "BATCH_BYTES", 1 << 20)
+    rows = []
+    for i in range(70):
+        file = io.BytesIO()
+        Image.effect_noise((250, 250), i + 1).save(file, "PNG")
+        rows.append({"images": [{"bytes": file.getvalue(), "path": None}] * each, "question": f"{i}?", "answer": "1"})
+    encoding = {"images.list.element.bytes": "DELTA_BYTE_ARRAY"}
+    for options in ({}, {"use_dictionary": False}, {"use_dictionary": False, "column_encoding": encoding}):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", **options)
+        source = open_source(DataConfig(source="table", path=tmp_path / "t.parquet"))
+        assert [len(sample.images) for sample in source] == [each] * 70
 
 
 def test_bytes_of_decoded_rows_are_those_of_their_values() -> None:

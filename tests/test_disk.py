@@ -24,12 +24,14 @@ from saccade import cli
 from saccade.base import pretrain
 from saccade.base.config import PretrainMixture, PretrainRecipe, PretrainStage
 from saccade.config import dump
+from saccade.data import roots
 from saccade.disk import DiskError, disk_reason, partial_of, read_text, sweep, write_text, writing
 from saccade.endpoint import EndpointError, ReplyCache
-from saccade.evaluation.items import read_items
+from saccade.evaluation.items import append_items, read_items
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.rollout.vllm_weights import write_weights
+from saccade.runs import trackers
 from saccade.studies.jobs import JobFailed, StudyJob, result_of, run_all
 from saccade.training import checkpoint
 from saccade.training.config import RLRecipe
@@ -268,6 +270,30 @@ def test_what_is_no_file_is_never_replaced_by_one(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             write_text(tmp_path / name, "x")
     assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 3
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into the directory of others."""
+    monkeypatch.setattr(roots, "KEY", tmp_path / "key")
+    victim, folder = tmp_path / "victim", tmp_path / "folder"
+    victim.write_text("mine")
+    folder.mkdir()
+    writes: dict[str, Callable[[], object]] = {
+        roots.ROOTS: lambda: roots.record(folder, [tmp_path]),
+        trackers.IDS: lambda: trackers._keep_id(folder, "wandb", "a"),
+        partial_of(folder / "t.txt").name: lambda: write_text(folder / "t.txt", "x"),
+        partial_of(folder / "u.txt").name: lambda: partial_of(folder / "u.txt").write_text("x"),
+    }
+    for name, write in writes.items():
+        (folder / name).symlink_to(victim)
+        write()
+        assert victim.read_text() == "mine" and not (folder / name).is_symlink()
+    for target in (victim, tmp_path / "nothing"):
+        (folder / "items.jsonl").unlink(missing_ok=True)
+        (folder / "items.jsonl").symlink_to(target)
+        with pytest.raises(ValueError, match=r"items\.jsonl: is a link, which is not written through"):
+            append_items(folder / "items.jsonl", [])
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_a_text_of_another_encoding_is_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pyarrow import types
 
-from saccade.data import DataConfig, columns, images, open_source, unpacked
+from saccade.data import DataConfig, columns, images, open_source, saved_sets, unpacked
 from saccade.data.files import count_rows, table_rows
 from saccade.data.images import image_size
 from saccade.data.records import Reading
@@ -220,7 +220,7 @@ def test_offsets_that_lie_in_an_arrow_file_are_a_line_and_do_not_crash(tmp_path:
             column = pa.StructArray.from_arrays([texts], ["a"]) if types.is_struct(kind) else wide
             with pa.ipc.new_stream(tmp_path / "d.arrow", pa.schema([("c", kind)])) as out:
                 out.write_batch(pa.record_batch([column], ["c"]))
-            rows = [row for _, row in columns.saved_rows(tmp_path, "train")]
+            rows = [row for _, row in saved_sets.saved_rows(tmp_path, "train")]
             assert [isinstance(row, ValueError) for row in rows] == ([True, False] if good else [True]), (kind, offsets)
 
 
@@ -495,5 +495,5 @@ def test_a_type_from_beside_arrow_is_refused_before_it_is_read(tmp_path: Path) -
     with pa.OSFile(str(tmp_path / "d.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
     (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "d.arrow"}]}))
-    ((_, found),) = columns.saved_rows(tmp_path, "train")
+    ((_, found),) = saved_sets.saved_rows(tmp_path, "train")
     assert isinstance(found, ValueError) and "column 'a' is of the type 'extension<arrow.opaque" in str(found)

@@ -29,7 +29,10 @@ def test_a_job_runs_after_its_dependencies_and_a_finished_one_is_not_rerun(tmp_p
     second = StudyJob(
         "second", note, tmp_path / "second", {"text": "two", "reads": tmp_path / "first" / "job.json"}, ("first",)
     )
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "job.log").symlink_to(tmp_path / "elsewhere")
     left = run_all([second, first], parallel=2, console=QUIET)
+    assert not (tmp_path / "elsewhere").exists()
     assert left["second"]["read"] == "one"
     changed = StudyJob("first", note, tmp_path / "first", {"text": "other"})
     assert run_all([changed], parallel=1, console=QUIET)["first"] == left["first"]

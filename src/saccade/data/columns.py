@@ -6,7 +6,6 @@ whose worst size is known from the file's footer, and values are taken out row b
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -22,10 +21,9 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from saccade.data.footers import check_footer, decoded_bytes
-from saccade.data.records import Placed, Row
-from saccade.data.texts import LARGEST_SETTINGS, text_in
+from saccade.data.records import PartlyRead, Placed, Row
 from saccade.data.unpacked import RATIO, Packed, elements, taken
-from saccade.faults import listed, shown
+from saccade.faults import listed
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +42,6 @@ MOST_EMPTY, WIDE = 512 << 20, 512
 """Bytes that nulls within the lists of a row group may take where they are more than RATIO times as many as in the
 file, or more than WIDE for each value."""
 _VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
-_BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 _HEADER = re.compile(rb"\x15[\x00-\x7f]\x15([\x80-\xff]{0,4}[\x00-\x7f])", re.DOTALL)
 
 
@@ -61,33 +58,34 @@ def parquet_rows(path: Path, packed: Packed | None = None) -> Iterator[Placed]:
             if len(set(names := file.schema_arrow.names)) < len(names):
                 raise ValueError(f"the columns are {listed(names)}; expected a different name for each")
             for group in range(file.num_row_groups):
-                names, at_a_time, bombs = _plan(path, group, file.metadata.row_group(group), file.schema_arrow)
+                schema = file.schema_arrow
+                names, at_a_time, bombs = _plan(path, group, file.metadata.row_group(group), schema)
                 if bombs and not names:
-                    raise ValueError(f"{bombs}, which is more than data needs; write it again with smaller values")
+                    raise ValueError(f"{[*bombs.values()][-1]}; write it again with smaller values")
+                pictures = next((why for name, why in bombs.items() if _holds_bytes(schema.field(name).type)), None)
                 if bombs:
-                    log.warning("%s: %s, which is more than data needs; the column is not read", path, bombs)
+                    log.warning("%s: %s; the column is not read", path, pictures or [*bombs.values()][-1])
                 # so small, threads only wait
                 for batch in file.iter_batches(at_a_time, [group], names, use_threads=False):
                     for row in rows_of(_without_views(batch), packed):
-                        yield f"{path.name}:{next(number)}", row
+                        found = PartlyRead(row, bombs) if bombs and isinstance(row, dict) else row
+                        yield f"{path.name}:{next(number)}", ValueError(pictures) if pictures else found
     except (pa.ArrowException, ValueError, OSError) as error:
         yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({first_line(error)})")
 
 
-def _plan(path: Path, number: int, group: Any, schema: Any) -> tuple[list[str], int, str]:
-    """The columns of a row group to read, rows of it that decode to BATCH_BYTES at most, and the last bomb in words."""
-    rows, at_a_time, bombs, words = max(1, group.num_rows), BATCH, set[str](), ""
+def _plan(path: Path, number: int, group: Any, schema: Any) -> tuple[list[str], int, dict[str, str]]:
+    """The columns of a row group to read, rows of it that decode to BATCH_BYTES at most, and why others are not."""
+    rows, at_a_time, bombs = max(1, group.num_rows), BATCH, dict[str, str]()
     chunks = [group.column(place) for place in range(group.num_columns)]
     spreads = [(field.name, _spread(field.type)) for field in schema for _ in range(_leaves(field.type))]
     if len(spreads) != len(chunks):
         spreads = [(one.path_in_schema.split(".")[0], 8) for one in chunks]
 
     def leave_out(column: Any, name: str, held: int) -> None:
-        nonlocal words
-        bombs.add(name)
-        words = (
-            f"column {column.path_in_schema!r} holds {held:,} bytes and {column.num_values:,} values "
-            f"in {group.num_rows:,} rows and {column.total_compressed_size:,} packed bytes"
+        bombs[name] = (
+            f"column {column.path_in_schema!r} holds {held:,} bytes and {column.num_values:,} values in "
+            f"{group.num_rows:,} rows and {column.total_compressed_size:,} packed bytes, which is more than data needs"
         )
 
     for column, (name, spread) in zip(chunks, spreads, strict=True):
@@ -106,12 +104,11 @@ def _plan(path: Path, number: int, group: Any, schema: Any) -> tuple[list[str], 
     total = 0
     for field in schema:
         if total + (width := _width(field.type)) > ROW_BYTES:
-            bombs.add(field.name)
-            words = f"column {field.name!r} has {width:,} bytes in each of its rows"
+            bombs[field.name] = f"column {field.name!r} has {width:,} bytes in each of its rows"
         else:
             total += width
     at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, total)))
-    return [name for name in schema.names if name not in bombs], at_a_time, words
+    return [name for name in schema.names if name not in bombs], at_a_time, bombs
 
 
 def _longest_row(path: Path, number: int, chunks: Sequence[Any], column: Any, name: str) -> int:
@@ -154,6 +151,13 @@ def _decoded(array: Any) -> Any:
             else np.zeros(len(array))
         )
     return np.zeros(len(array), np.int64)
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Whether a type holds bytes of any length that are no texts, as images do."""
+    tests = (types.is_binary, types.is_large_binary, types.is_binary_view)
+    kind = _stored(kind)
+    return any(test(kind) for test in tests) or any(map(_holds_bytes, _inside(kind)))
 
 
 def _width(kind: Any) -> int:
@@ -232,9 +236,9 @@ def _is_odd(kind: Any) -> bool:
     return isinstance(kind, pa.BaseExtensionType) and kind.storage_type not in (pa.string(), pa.large_string())
 
 
-def _within(kind: Any) -> list[Any]:
+def inner_types(kind: Any) -> list[Any]:
     """The types within a type, at all depths."""
-    return [deep for one in _inside(kind) for deep in (one, *_within(one))]
+    return [deep for one in _inside(kind) for deep in (one, *inner_types(one))]
 
 
 def _hides(kind: Any) -> bool:
@@ -245,7 +249,7 @@ def _without_views(batch: Any) -> Any:
     """A batch of Parquet, where views do not share bytes, with plain texts: Polars writes views, in lists too. Of types
     that are defined beside Arrow, such as JSON, what they store; the library crashes when it casts some of them."""
     columns = list(map(_storage, batch.columns))
-    kinds = [one.type if any(map(_is_odd, _within(one.type))) else _with(one.type, _VIEWS) for one in columns]
+    kinds = [one.type if any(map(_is_odd, inner_types(one.type))) else with_types(one.type, _VIEWS) for one in columns]
     plain = [one if one.type == kind else one.cast(kind) for one, kind in zip(columns, kinds, strict=True)]
     return pa.RecordBatch.from_arrays(plain, batch.schema.names)
 
@@ -254,18 +258,18 @@ def _storage(array: Any) -> Any:
     return _storage(array.storage) if isinstance(array, pa.ExtensionArray) else array
 
 
-def _with(kind: Any, other: Mapping[Any, Any]) -> Any:
+def with_types(kind: Any, other: Mapping[Any, Any]) -> Any:
     """A type with those of `other` in place of their keys, also within structs, lists and maps."""
     kind = _stored(kind)
     if types.is_struct(kind):
-        return pa.struct([field.with_type(_with(field.type, other)) for field in kind])
+        return pa.struct([field.with_type(with_types(field.type, other)) for field in kind])
     if types.is_list(kind) or types.is_large_list(kind):
-        value = kind.value_field.with_type(_with(kind.value_type, other))
+        value = kind.value_field.with_type(with_types(kind.value_type, other))
         return pa.list_(value) if types.is_list(kind) else pa.large_list(value)
     if types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(_with(kind.value_type, other)), kind.list_size)
+        return pa.list_(kind.value_field.with_type(with_types(kind.value_type, other)), kind.list_size)
     if types.is_map(kind):
-        key, item = (one.with_type(_with(one.type, other)) for one in (kind.key_field, kind.item_field))
+        key, item = (one.with_type(with_types(one.type, other)) for one in (kind.key_field, kind.item_field))
         return pa.map_(key, item, keys_sorted=kind.keys_sorted)
     return other.get(kind, kind)
 
@@ -309,84 +313,6 @@ def _rows_of(table: Any) -> Iterator[Row | ValueError]:
             yield row.to_pylist()[0]
         except (pa.ArrowException, ValueError, ArithmeticError) as error:
             yield ValueError(f"the row has a value that cannot be read ({first_line(error)})")
-
-
-def saved_rows(path: Path, split: str) -> Iterator[Placed]:
-    """A folder written by `save_to_disk`, read without the package `datasets`."""
-    if (path / "dataset_dict.json").is_file():
-        splits = _described(path / "dataset_dict.json", "splits")
-        if split not in splits:
-            raise ValueError(f"{path}: there is no split {split!r}; it has {listed(splits)}")
-        path = path / split
-    number, packed = count(1), Packed()
-    seen = set[str]()
-    for file in _described(path / "state.json", "_data_files"):
-        name = file.get("filename") if isinstance(file, dict) else None
-        if not isinstance(name, str) or Path(name).name != name or not os.path.isfile(path / name):
-            raise ValueError(f"{path / 'state.json'}: names the data file {shown(name)}, expected a file beside it")
-        if name in seen:
-            raise ValueError(f"{path / 'state.json'}: names the data file {shown(name)} twice, expected each once")
-        seen.add(name)
-        try:
-            _refuse_compressed(path / name)
-            packed.size += (path / name).stat().st_size
-            with pa.memory_map(str(path / name)) as source, pa.ipc.open_stream(source) as stream:
-                _refuse_extensions(stream.schema)
-                for batch in stream:
-                    _refuse_broken(batch)
-                    for row in rows_of(batch, packed):
-                        yield f"{path.name}:{next(number)}", row
-        except (pa.ArrowException, ValueError, OSError) as error:
-            why = f"not an Arrow file that can be read ({first_line(error)})"
-            yield f"{path.name}/{name}", ValueError(why)
-
-
-def _refuse_extensions(schema: Any) -> None:
-    """ValueError for a type that is defined beside Arrow: what it stores is looked at by no check here, and the library
-    ends the process at some."""
-    for field in schema:
-        for kind in (field.type, *_within(field.type)):
-            if isinstance(kind, pa.BaseExtensionType):
-                raise ValueError(f"column {shown(field.name)} is of the type {shown(str(kind))}; save it plainly")
-
-
-def _refuse_compressed(path: Path) -> None:
-    """ValueError for an Arrow file with compressed buffers, which are unpacked whole whatever their size; 'datasets'
-    writes none. In Arrow's flatbuffers a message has its header as the third field, a batch its compression as the
-    fourth, a dictionary its batch as the second."""
-    with pa.memory_map(str(path)) as source:
-        for message in pa.ipc.MessageReader.open_stream(source):
-            content = message.metadata.to_pybytes()
-            header = _flat_field(content, int.from_bytes(content[:4], "little"), 2)
-            if header and message.type == "dictionary":
-                header = _flat_field(content, header, 1)
-            if header and message.type != "schema" and _flat_field(content, header, 3):
-                raise ValueError("its buffers are compressed; save it without compression")
-
-
-def _refuse_broken(batch: Any) -> None:
-    """ArrowInvalid for offsets that lead out of their buffers, with which the process would crash. Texts are looked at
-    as bytes, since one that is not UTF-8 costs its row only."""
-    for column in batch.columns:
-        column.view(_with(column.type, _BYTES)).validate(full=True)
-
-
-def _flat_field(content: bytes, table: int, number: int) -> int:
-    """The place of the table that a field of a flatbuffer's table refers to; 0 where it is not set."""
-    first = table - int.from_bytes(content[table : table + 4], "little", signed=True)
-    size, entry = int.from_bytes(content[first : first + 2], "little"), 4 + 2 * number
-    offset = int.from_bytes(content[first + entry : first + entry + 2], "little") if entry < size else 0
-    return table + offset + int.from_bytes(content[table + offset :][:4], "little") if offset else 0
-
-
-def _described(path: Path, key: str) -> list[Any]:
-    try:
-        found = json.loads(text_in(path, LARGEST_SETTINGS)).get(key) or []
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path}: not as 'datasets' writes it ({first_line(error)})") from None
-    if not isinstance(found, list):
-        raise ValueError(f"{path}: '{key}' is {shown(found)}, expected a list")
-    return found
 
 
 def first_line(error: BaseException) -> str:

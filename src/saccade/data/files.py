@@ -15,10 +15,11 @@ from typing import TextIO
 import pyarrow.parquet as pq
 
 from saccade.data.annotations import yolo_files
-from saccade.data.columns import parquet_rows, saved_rows
+from saccade.data.columns import parquet_rows
 from saccade.data.hub_sets import set_files
 from saccade.data.json_stream import MOST_ELEMENTS, elements
 from saccade.data.records import LARGEST_ROW, Placed, Reading, jsonl_rows
+from saccade.data.saved_sets import saved_rows
 from saccade.data.unpacked import Packed
 from saccade.disk import skip_hole
 from saccade.faults import listed, no_file, shown

@@ -2,7 +2,7 @@
 
 Lists with a path come in; for each the answer is 0, also for a file that is damaged in a way the library reports. A
 footer at which the library ends the process, as C++ does, ends this one. With the number of a row group and the name
-of a column beside the path, the answer is how many bytes its longest rows decode to.
+of a column beside the path, the answer is how many bytes its longest row decodes to.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ def look(path: str) -> int:
 
 
 def decoded(path: str, group: int, column: str) -> int:
-    """Bytes of the largest batch of a column, of 64 rows where these fit; TOO_LARGE for more than the memory here."""
+    """Bytes of the longest row of a column; TOO_LARGE for more than the memory here."""
     for rows in (64, 1):
         try:
             with pq.ParquetFile(path) as file:
                 batches = file.iter_batches(rows, [group], [column], use_threads=False)
-                return max((batch.nbytes for batch in batches), default=0)
+                return max(
+                    (batch.slice(place, 1).nbytes for batch in batches for place in range(len(batch))), default=0
+                )
         except MemoryError:
             continue
         except Exception:  # noqa: BLE001 - the reader meets it too

@@ -25,7 +25,7 @@ def check_footer(path: Path) -> None:
 
 
 def decoded_bytes(path: Path, group: int, column: str) -> int:
-    """Bytes that 64 rows of a column decode to at most, or one row where these are too many."""
+    """Bytes that a row of a column decodes to at most."""
     try:
         return _ask(str(path.resolve()), group, column)
     except WorkerLost:

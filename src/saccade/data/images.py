@@ -69,7 +69,7 @@ _UNREADABLE = Exception
 
 _BASE64_IMAGE = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{60,}+(?:={1,2}\s*+)?")
 """Base64 of a JPEG, PNG, GIF, WebP or BMP file; the first of these would also be an absolute path."""
-_IMAGE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF.{4}WEBP|BM.{12}\0|II\*\0|MM\0\*", re.DOTALL)
+_IMAGE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF.{4}WEBP|BM.{4}\0{4}|II\*\0|MM\0\*", re.DOTALL)
 """The first bytes of a JPEG, PNG, GIF, WebP, BMP or TIFF file."""
 
 

@@ -20,6 +20,31 @@ from saccade.faults import listed, no_file, shown
 from saccade.types import Box, ImageSource, Sample
 
 Row = dict[str, Any]
+
+
+class PartlyRead(Row):
+    """A row some of whose columns are not read: looking for one of them is a ValueError, since it may not count as
+    absent."""
+
+    def __init__(self, row: Row, left_out: Mapping[str, str]) -> None:
+        """`left_out`: name of a column -> why."""
+        super().__init__(row)
+        self._left_out = left_out
+
+    def __contains__(self, name: object) -> bool:
+        if (why := self._left_out.get(str(name))) is not None:
+            raise ValueError(f"{why}; the column is not read; write it again with smaller values")
+        return super().__contains__(name)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self:
+            raise KeyError(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name, default) if name in self else default
+
+
 Placed = tuple[str, Row | ValueError]
 """A place such as `train.jsonl:418` and its row, or the error of reading it."""
 Item = tuple[str, Sample | ValueError]
