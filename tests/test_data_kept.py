@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import tracemalloc
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from saccade.data import DataConfig, columns, kept, open_source, open_sources
+from saccade.data import DataConfig, kept, open_source, open_sources
 from saccade.data.files import table_rows
 from saccade.data.records import Reading
 from saccade.data.sources import items
@@ -194,65 +193,3 @@ def test_short_rows_of_parquet_are_read_however_small_their_file_is(tmp_path: Pa
     assert (tmp_path / "t.parquet").stat().st_size < rows
     found = table_rows(Reading(tmp_path / "t.parquet", tmp_path))
     assert sum(isinstance(row, dict) for _, row in found) == rows
-
-
-@pytest.mark.parametrize("form", ["texts", "images", "a fixed size", "maps", "shared beginnings"])
-def test_lists_that_repeat_a_long_value_are_left_out_before_they_are_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, form: str
-) -> None:
-    monkeypatch.setattr(columns, "ROW_BYTES", 1 << 20)
-    monkeypatch.setattr(columns, "BATCH_BYTES", 1 << 18)
-    text, options = "a" * 20_000, {}
-    values: dict[str, Any] = {
-        "texts": pa.array([[text] * 300, ["b"] * 30]),
-        "images": pa.array([[{"bytes": text.encode(), "path": None}] * 300, []]),
-        "a fixed size": pa.array([[text] * 300] * 2, pa.list_(pa.string(), 300)),
-        "maps": pa.array([[(str(i), text) for i in range(300)], []], pa.map_(pa.string(), pa.string())),
-    }
-    if form == "shared beginnings":
-        values[form] = values["texts"]
-        options = {"use_dictionary": False, "column_encoding": {"x.list.element": "DELTA_BYTE_ARRAY"}}
-    table = pa.table({"question": ["q", "q"], "x": values[form]})
-    pq.write_table(table, tmp_path / "t.parquet", compression="zstd", **options)
-    before = pa.total_allocated_bytes()
-    found = [row for _, row in table_rows(Reading(tmp_path / "t.parquet", tmp_path))]
-    assert "the column is not read" in caplog.text
-    if form == "images":
-        assert all("column 'x.list.element.bytes' holds" in str(row) for row in found) and len(found) == 2
-    else:
-        assert found == [{"question": "q"}] * 2
-        for look in (lambda row: row["x"], lambda row: row.get("x"), lambda row: "x" in row):
-            with pytest.raises(ValueError, match=r"^column 'x\..* more than data needs; the column is not read; write"):
-                look(found[0])
-    assert pa.total_allocated_bytes() - before < 1 << 20
-    monkeypatch.setattr(columns, "ROW_BYTES", 64 << 20)
-    found = [row for _, row in table_rows(Reading(tmp_path / "t.parquet", tmp_path))]
-    assert found == table.to_pylist()
-
-
-@pytest.mark.parametrize("each", [1, 2])
-def test_images_of_parquet_are_read_in_every_encoding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: int
-) -> None:
-    """64 rows may be more than a batch holds, where each is far from it."""
-    monkeypatch.setattr(columns, "ROW_BYTES", 4 << 20)
-    monkeypatch.setattr(columns, "BATCH_BYTES", 1 << 20)
-    rows = []
-    for i in range(70):
-        file = io.BytesIO()
-        Image.effect_noise((250, 250), i + 1).save(file, "PNG")
-        rows.append({"images": [{"bytes": file.getvalue(), "path": None}] * each, "question": f"{i}?", "answer": "1"})
-    encoding = {"images.list.element.bytes": "DELTA_BYTE_ARRAY"}
-    for options in ({}, {"use_dictionary": False}, {"use_dictionary": False, "column_encoding": encoding}):
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", **options)
-        source = open_source(DataConfig(source="table", path=tmp_path / "t.parquet"))
-        assert [len(sample.images) for sample in source] == [each] * 70
-
-
-def test_bytes_of_decoded_rows_are_those_of_their_values() -> None:
-    texts = pa.array([["aa", None, "b"], None, [], ["ccc"] * 9]).cast(pa.list_(pa.dictionary(pa.int32(), pa.string())))
-    assert columns._decoded(texts).tolist() == [3, 0, 0, 27]
-    assert columns._decoded(texts.slice(2)).tolist() == [0, 27]
-    both = pa.StructArray.from_arrays([texts, pa.array([1, 2, 3, 4])], ["a", "b"])
-    assert columns._decoded(both).tolist() == [3, 0, 0, 27]
-    assert columns._decoded(pa.array([1, 2])).tolist() == [0, 0]

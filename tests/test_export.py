@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from training_runs import write_world
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from saccade.export import export as exporting
+from saccade.export import model_card
 from saccade.export.export import Exported, logits_of
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
@@ -75,6 +77,16 @@ def test_the_model_card_has_recipe_data_and_results_with_intervals(lora_run, tmp
     for step in (0, 3):
         (row,) = [line for line in card.splitlines() if line.startswith(f"| {step} | all |")]
         assert row.split("|")[3].strip() == "6" and " to " in row.split("|")[5]
+
+
+def test_names_of_data_stay_texts_in_the_model_card() -> None:
+    odd = "a|b\x1b[2J<b>`\n# [x](y).jsonl"
+    run = SimpleNamespace(
+        environment={"data_hash": {odd: odd}, "commit": odd, "device": odd, "packages": {"torch": odd}}
+    )
+    lines = list(model_card._facts(run))
+    (row,) = [line for line in lines if line.startswith("| a")]
+    assert row.count("|") == 3 and not set("\x1b\n<") & set("".join(lines)) and "[x](" not in "".join(lines)
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])

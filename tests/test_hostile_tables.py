@@ -252,18 +252,6 @@ def test_options_without_the_last_ones_keep_their_letters_and_with_a_gap_are_ref
     assert skipped == 1 and "option B is empty, and a later one is not" in first
 
 
-def test_a_dictionary_bounds_how_many_rows_are_read_at_a_time(tmp_path: Path) -> None:
-    path = tmp_path / "t.parquet"
-    names = pa.array([f"{i % 999:0999}" for i in range(150_000)])
-    pq.write_table(pa.table({"x": names}), path)
-    group = pq.read_metadata(path).row_group(0)
-    offset = group.column(0).dictionary_page_offset
-    held = columns._dictionary_bytes(path, offset)
-    assert 999 * 999 <= held < 1_100_000, "the page itself, not the column"
-    assert columns._plan(path, 0, group, pq.read_schema(path))[1] == columns.BATCH
-    assert columns._dictionary_bytes(path, 0) is None, "what is no header bounds nothing"
-
-
 def test_the_size_of_a_png_needs_its_pixels_only_when_tags_may_follow_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,8 +22,8 @@ from saccade.types import Box
 
 MOST_BOXES = 1 << 15
 """Of one image; the fullest pictures of crowds have 20,000."""
-MOST_AGAIN = 64 << 20
-"""Bytes of files that a list may name again."""
+MOST_AGAIN = 8 << 20
+"""Bytes of files that a list may name again, and as many as those that it names."""
 _NUMBER = re.compile(r"\d{1,9}")
 
 
@@ -57,16 +57,18 @@ class _Again:
     """Files that a list names again, in other words or by links: each is read again."""
 
     files: set[str] = field(default_factory=set)
+    first: int = 0
     size: int = 0
 
     def note(self, file: Path) -> None:
-        """ValueError when such files have more than MOST_AGAIN bytes, and for what can be no name."""
+        """ValueError when such files have more than MOST_AGAIN bytes and more than the others, and for what can be no
+        name."""
         real = os.path.realpath(file)
-        if real in self.files and os.path.isfile(real):
-            self.size += os.path.getsize(real)
-            if self.size > MOST_AGAIN:
-                raise ValueError(f"it is named again, as files of {MOST_AGAIN >> 20} MB before it; name each once")
+        size, again = os.path.getsize(real) if os.path.isfile(real) else 0, real in self.files
         self.files.add(real)
+        self.first, self.size = self.first + size * (not again), self.size + size * again
+        if again and self.size > max(MOST_AGAIN, self.first):
+            raise ValueError(f"it is named again, as files of {self.size >> 20:,} MB before it; name each once")
 
 
 def _pictures_folder(reading: Reading) -> str:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
 from saccade.data.footers import check_footer, decoded_bytes
+from saccade.data.parquet_pages import Pages, pages_of
 from saccade.data.records import PartlyRead, Placed, Row
 from saccade.data.unpacked import RATIO, Packed, elements, taken
 from saccade.faults import listed
@@ -36,13 +35,15 @@ ROW_BYTES = 64 << 20
 ROW_ELEMENTS = 1_000_000
 """Most elements of the lists in one batch, and of a column chunk beside 10,000 for each of its rows."""
 DENSE_BYTES = 32 << 20
+"""Bytes of a column chunk that may be more than RATIO times as many as in the file."""
+PAGE_BYTES, PAGE_RATIO = 96 << 20, 8
+"""Bytes of a page, and times the chunk's in the file, of which one may be exceeded: a page is unpacked as a whole."""
 LIGHT_BYTES = 8 << 20
 """A batch below it becomes Python objects at once, a larger one row by row."""
 MOST_EMPTY, WIDE = 512 << 20, 512
 """Bytes that nulls within the lists of a row group may take where they are more than RATIO times as many as in the
 file, or more than WIDE for each value."""
 _VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
-_HEADER = re.compile(rb"\x15[\x00-\x7f]\x15([\x80-\xff]{0,4}[\x00-\x7f])", re.DOTALL)
 
 
 def parquet_rows(path: Path, packed: Packed | None = None) -> Iterator[Placed]:
@@ -88,16 +89,18 @@ def _plan(path: Path, number: int, group: Any, schema: Any) -> tuple[list[str], 
             f"{group.num_rows:,} rows and {column.total_compressed_size:,} packed bytes, which is more than data needs"
         )
 
-    for column, (name, spread) in zip(chunks, spreads, strict=True):
-        size, packed = column.total_uncompressed_size, max(1, column.total_compressed_size)
+    pages = [pages_of(path, column) for column in chunks]
+    for column, (name, spread), page in zip(chunks, spreads, pages, strict=True):
+        size, packed = max(page.total, column.total_uncompressed_size), max(1, column.total_compressed_size)
         dense = size > DENSE_BYTES and size > RATIO * packed
+        dense = dense or (page.largest > PAGE_BYTES and page.largest > PAGE_RATIO * packed)
         empty = column.num_values * spread  # bytes of lists with nothing but null in them
         hollow = empty > MOST_EMPTY and (spread > WIDE or empty > RATIO * packed)
         if dense or hollow or size > ROW_BYTES * rows or column.num_values > ROW_ELEMENTS + 10_000 * rows:
             leave_out(column, name, max(size, empty))
-    for column, (name, _) in zip(chunks, spreads, strict=True):
+    for column, (name, _), page in zip(chunks, spreads, pages, strict=True):
         if name not in bombs:
-            longest = _longest_row(path, number, chunks, column, name)
+            longest = _longest_row(path, number, column, name, page)
             at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, longest)))
             if longest > ROW_BYTES and column.path_in_schema != name:
                 leave_out(column, name, longest)
@@ -111,46 +114,15 @@ def _plan(path: Path, number: int, group: Any, schema: Any) -> tuple[list[str], 
     return [name for name in schema.names if name not in bombs], at_a_time, bombs
 
 
-def _longest_row(path: Path, number: int, chunks: Sequence[Any], column: Any, name: str) -> int:
-    """Bytes that a row of a column chunk may decode to beyond its share of the chunk; 1 where there is no way to."""
-    nested, size = column.path_in_schema != name, column.total_uncompressed_size
+def _longest_row(path: Path, number: int, column: Any, name: str, pages: Pages) -> int:
+    """Bytes that a row of a column chunk may decode to beyond its share of the chunk; 1 where there is no way to. Of
+    lists, which may repeat a value, it is measured."""
+    nested, longest = column.path_in_schema != name, pages.dictionary
     if "DELTA_BYTE_ARRAY" in column.encodings:  # a value is as long as those before it, in no bytes
-        many = nested and column.num_values * size > BATCH_BYTES
-        return max(BATCH_BYTES, decoded_bytes(path, number, name) if many else 0)
-    if not column.has_dictionary_page:
-        return 1
-    found = _dictionary_bytes(path, column.dictionary_page_offset)
-    longest = size if found is None else found  # a value may be all of the dictionary, whatever the footer says
+        longest = pages.total if nested else BATCH_BYTES
     if not nested or column.num_values * longest <= BATCH_BYTES:
-        return longest
-    paths = [one.path_in_schema for one in chunks if one.physical_type == "BYTE_ARRAY"]
-    with pq.ParquetFile(path, read_dictionary=paths) as file:  # lists may repeat a value: none is decoded here
-        batches = file.iter_batches(BATCH, [number], [name], use_threads=False)
-        return max((int(_decoded(batch.column(0)).max(initial=1)) for batch in batches), default=1)
-
-
-def _decoded(array: Any) -> Any:
-    """Bytes that the values of dictionaries in each element of an array have once they are decoded."""
-    array = _storage(array)
-    kind = array.type
-    if types.is_dictionary(kind):
-        lengths = pc.call_function("binary_length", [array.dictionary]).cast(pa.int64())
-        found = pc.call_function("take", [lengths, array.indices])
-        return found.fill_null(0).to_numpy(zero_copy_only=False)
-    if types.is_struct(kind):
-        return sum(map(_decoded, array.flatten()), np.zeros(len(array), np.int64))
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_map(kind):
-        inner = [array.keys, array.items] if types.is_map(kind) else [array.values]
-        ends = np.concatenate([[0], np.cumsum(sum(map(_decoded, inner)))])
-        offsets = array.offsets.to_numpy()
-        return ends[offsets[1:]] - ends[offsets[:-1]]
-    if types.is_fixed_size_list(kind):
-        return (
-            _decoded(array.values).reshape(-1, max(1, kind.list_size)).sum(1)
-            if kind.list_size
-            else np.zeros(len(array))
-        )
-    return np.zeros(len(array), np.int64)
+        return longest or 1
+    return decoded_bytes(path, number, name, pages)
 
 
 def _holds_bytes(kind: Any) -> bool:
@@ -191,18 +163,6 @@ def _footer_bytes(path: Path) -> int:
     with path.open("rb") as file:
         file.seek(-8, os.SEEK_END)
         return int.from_bytes(file.read(4), "little")
-
-
-def _dictionary_bytes(path: Path, offset: int) -> int | None:
-    """Bytes of a dictionary page when it is unpacked, from its header (Parquet's Thrift, compact protocol: two integers
-    in front, the type and this size); None where it is written in another way."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        found = _HEADER.match(file.read(16))
-    if found is None:
-        return None
-    value = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(found[1]))
-    return value >> 1 if not value & 1 else None
 
 
 def rows_of(table: Any, packed: Packed | None = None) -> Iterator[Row | ValueError]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import psutil
-
 from saccade.data.records import kind_of
 from saccade.data.sources import DataConfig, items, record_roots
 from saccade.data.storage import Keep, Kind, SampleWriter
-from saccade.disk import writing
+from saccade.disk import partial_of, sweep_beside, writing
 from saccade.faults import Faults
 
 SUMMARY = "summary.json"
@@ -57,9 +54,8 @@ def convert(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder; use a new one or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    clear_remains(out)
-    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
-    partial.mkdir()
+    sweep_beside(out)
+    (partial := partial_of(out)).mkdir()
     with writing(out.absolute().parent, f"{out} was not written; free some space, or keep images by path"):
         try:
             summary = _write(list(entries), partial, kind, keep, strict, progress)
@@ -67,14 +63,6 @@ def convert(
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return summary
-
-
-def clear_remains(out: Path) -> None:
-    """Removes the partial folders of killed processes for the same output."""
-    for old in out.parent.glob(f".{out.name}.*.partial"):
-        number = old.name.split(".")[-2]
-        if number.isdigit() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(

@@ -2,7 +2,7 @@
 
 Lists with a path come in; for each the answer is 0, also for a file that is damaged in a way the library reports. A
 footer at which the library ends the process, as C++ does, ends this one. With the number of a row group and the name
-of a column beside the path, the answer is how many bytes its longest row decodes to.
+of a column beside the path, and the bytes of its largest page, the answer is how many bytes its longest row decodes to.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from __future__ import annotations
 import os
 import resource
 
-os.environ |= {"OMP_NUM_THREADS": "1"}
+os.environ |= {"OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}  # the others reserve a gigabyte at once
 
 import pyarrow.parquet as pq
 
 from saccade.workers.channel import connect
 
-MEMORY = TOO_LARGE = 1 << 30
+MEMORY, PAGES = 384 << 20, 5
+"""Bytes that this process may take, and beside them times the largest page of a column."""
+TOO_LARGE = 1 << 30
 
 
 def look(path: str) -> int:
     """Everything in the footer that `saccade.data.columns` reads."""
+    _limit(TOO_LARGE)
     try:
         with pq.ParquetFile(path) as file:
             for group in map(file.metadata.row_group, range(file.num_row_groups)):
@@ -31,8 +34,9 @@ def look(path: str) -> int:
     return 0
 
 
-def decoded(path: str, group: int, column: str) -> int:
+def decoded(path: str, group: int, column: str, page: int) -> int:
     """Bytes of the longest row of a column; TOO_LARGE for more than the memory here."""
+    _limit(MEMORY + PAGES * page)
     for rows in (64, 1):
         try:
             with pq.ParquetFile(path) as file:
@@ -47,9 +51,14 @@ def decoded(path: str, group: int, column: str) -> int:
     return TOO_LARGE
 
 
+def _limit(most: int) -> None:
+    """Of memory, for the next job."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
 def main() -> None:
     jobs, say = connect()
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     say(True)
     for path, *column in jobs:
         say(decoded(path, *column) if column else look(path))

@@ -9,11 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from saccade.data.footer_worker import TOO_LARGE
+from saccade.data.parquet_pages import Pages
 from saccade.workers.process import Worker, WorkerLost, WorkerPool
 
 MODULE = "saccade.data.footer_worker"
-LOOK_S = 60.0
-"""Seconds for one footer on a busy machine."""
+LOOK_S, BYTES_A_S = 60.0, 4e6
+"""Seconds for one footer on a busy machine, and the bytes of a column that a slow disk gives in one."""
 
 
 def check_footer(path: Path) -> None:
@@ -24,18 +25,19 @@ def check_footer(path: Path) -> None:
         raise ValueError(f"its footer is damaged, and ends the process that reads it: {lost}") from None
 
 
-def decoded_bytes(path: Path, group: int, column: str) -> int:
-    """Bytes that a row of a column decodes to at most."""
+def decoded_bytes(path: Path, group: int, column: str, pages: Pages) -> int:
+    """Bytes that a row of a column decodes to at most; TOO_LARGE where this cannot be known in the memory that its
+    pages take."""
     try:
-        return _ask(str(path.resolve()), group, column)
+        return _ask(str(path.resolve()), group, column, pages.largest, seconds=LOOK_S + pages.total / BYTES_A_S)
     except WorkerLost:
         return TOO_LARGE
 
 
-def _ask(*job: str | int) -> int:
+def _ask(*job: str | int, seconds: float = LOOK_S) -> int:
     with _pool_of(os.getpid()).worker() as worker:
         worker.send(list(job))
-        return int(worker.receive(LOOK_S))
+        return int(worker.receive(seconds))
 
 
 def _start() -> Worker:

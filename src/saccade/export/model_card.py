@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +13,13 @@ from saccade.data.hub import HUB_NAME
 from saccade.evaluation.items import read_items
 from saccade.evaluation.results import summarize
 from saccade.export.source import ExportSource
+from saccade.faults import LONGEST, cut, on_a_line
 from saccade.runs.files import RunFiles, item_files
 
 if TYPE_CHECKING:
     from saccade.export.export import Exported
 
+_MARKS = str.maketrans({"|": "&#124;", "`": "'", "[": "&#91;", "!": "&#33;"})
 KINDS = {"rl": "reinforcement learning", "sft": "supervised fine-tuning"}
 
 
@@ -39,7 +43,7 @@ def _body(source: ExportSource, exported: Exported) -> Iterator[str]:
     yield from ("", f"# {exported.directory.name}", "")
     yield f"Exported by Saccade {saccade.__version__} in {exported.dtype}."
     if source.base is not None:
-        yield f"Base model: `{source.base}`."
+        yield f"Base model: `{_plain(source.base)}`."
     if source.has_adapters:
         yield "LoRA adapters were trained and merged into the base's weights."
     if source.step is not None and source.run is not None:
@@ -57,7 +61,8 @@ def _body(source: ExportSource, exported: Exported) -> Iterator[str]:
     if source.run is not None:
         yield from _results(source.run, source.step)
         yield from _facts(source.run)
-        yield from ("", "## Recipe", "", "```yaml", source.run.config_text.rstrip(), "```")
+        fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", source.run.config_text)), 0)
+        yield from ("", "## Recipe", "", f"{fence}yaml", source.run.config_text.rstrip(), fence)
 
 
 def _results(run: RunFiles, step: int | None) -> Iterator[str]:
@@ -73,7 +78,7 @@ def _results(run: RunFiles, step: int | None) -> Iterator[str]:
     for number in dict.fromkeys(shown):
         for row in summarize(read_items(files[number])):
             yield (
-                f"| {number} | {row['task']} | {row['n']} | {100 * row['accuracy']:.1f}% | "
+                f"| {number} | {_plain(row['task'])} | {row['n']} | {100 * row['accuracy']:.1f}% | "
                 f"{100 * row['low']:.1f} to {100 * row['high']:.1f} |"
             )
 
@@ -81,8 +86,14 @@ def _results(run: RunFiles, step: int | None) -> Iterator[str]:
 def _facts(run: RunFiles) -> Iterator[str]:
     facts: dict[str, Any] = run.environment
     yield from ("", "## Data", "", "| source | SHA-256 |", "|---|---|")
-    yield from (f"| {Path(name).name} | `{value}` |" for name, value in facts.get("data_hash", {}).items())
-    versions = facts.get("packages", {})
-    named = ", ".join(f"{name} {versions[name]}" for name in ("saccade", "torch", "transformers") if versions.get(name))
-    yield from ("", f"Trained with {named} (commit {facts.get('commit')}) on {facts.get('device')}.")
-    yield f"Hash of the base's weights and configuration: `{facts.get('model_hash')}`."
+    hashes, versions = facts.get("data_hash", {}), facts.get("packages", {})
+    yield from (f"| {_plain(Path(name).name)} | `{_plain(value)}` |" for name, value in hashes.items())
+    named = [f"{name} {versions[name]}" for name in ("saccade", "torch", "transformers") if versions.get(name)]
+    commit, device, model = (_plain(facts.get(key)) for key in ("commit", "device", "model_hash"))
+    yield from ("", f"Trained with {_plain(', '.join(named))} (commit {commit}) on {device}.")
+    yield f"Hash of the base's weights and configuration: `{model}`."
+
+
+def _plain(value: Any) -> str:
+    """What data or a run directory says, as text of one line in Markdown, in a table and in code too."""
+    return html.escape(on_a_line(cut(str(value), LONGEST)), quote=False).translate(_MARKS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from saccade.disk import writing
+from saccade.disk import partial_of, sweep_beside, writing
 from saccade.tasks.templates import IMAGE, write_options
 from saccade.types import Sample
 from saccade.world.generator import World, WorldItem
@@ -43,11 +42,11 @@ def write_dataset(
         raise ValueError(f"{target} exists and is not an empty folder; use a new one or remove it")
     items = [world.item(seed, index, task, split) for task in names for index in range(n_per_task)]
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    sweep_beside(target)
+    (partial := partial_of(target)).mkdir()
     with writing(target.absolute().parent, f"{target} was not written; free some space, or lower n_per_task"):
         try:
             _write(items, partial, split)
-            partial.chmod(0o755)  # mkdtemp creates it private
             partial.replace(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

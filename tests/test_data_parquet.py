@@ -1,0 +1,125 @@
+"""Parquet: what a file makes of a few bytes is known before it is unpacked, and honest files are read in every form."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from saccade.data import DataConfig, columns, open_source
+from saccade.data.files import table_rows
+from saccade.data.parquet_pages import pages_of
+from saccade.data.records import Reading
+
+
+def test_a_dictionary_bounds_how_many_rows_are_read_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    names = pa.array([f"{i % 999:0999}" for i in range(150_000)])
+    pq.write_table(pa.table({"x": names}), path)
+    group = pq.read_metadata(path).row_group(0)
+    held = pages_of(path, group.column(0)).dictionary
+    assert 999 * 999 <= held < 1_100_000, "the page itself, not the column"
+    assert columns._plan(path, 0, group, pq.read_schema(path))[1] == columns.BATCH
+
+
+PAGES: dict[str, dict[str, Any]] = {
+    "plain": {"use_dictionary": False},
+    "dictionaries": {},
+    "pages of the second version": {"data_page_version": "2.0", "data_page_size": 1000, "write_batch_size": 10},
+    "checksums": {"write_page_checksum": True, "compression": "gzip"},
+    "long statistics": {"write_statistics": True, "compression": "none", "write_page_index": False},
+    "small groups": {"row_group_size": 7, "compression": "brotli"},
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_pages_of_a_column_are_those_of_its_footer(tmp_path: Path, name: str) -> None:
+    texts = [f"{i} " * (i % 50) for i in range(3_000)]
+    table = pa.table({"a": texts, "b": list(range(3_000)), "c": [[text, None] for text in texts]})
+    table = table.append_column("d", pa.nulls(3_000))
+    pq.write_table(table, path := tmp_path / "t.parquet", **PAGES[name])
+    file = pq.read_metadata(path)
+    for group in map(file.row_group, range(file.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            found = pages_of(path, column)
+            headers = column.total_uncompressed_size - found.total
+            assert 0 < headers < 1_000 + found.total / 5 and found.largest <= found.total
+            assert bool(found.dictionary) == (column.has_dictionary_page and column.physical_type != "INT32")  # nulls
+
+
+def test_a_page_that_is_far_larger_than_its_file_is_not_unpacked_whatever_the_footer_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "PAGE_BYTES", 1 << 20)
+    images = [[{"bytes": random.randbytes(500) + bytes(20_000)}] for _ in range(120)]
+    table = pa.table({"q": ["?"] * 120, "images": images})
+    pq.write_table(table, path := tmp_path / "t.parquet", compression="zstd")
+    found = [row for _, row in columns.parquet_rows(path)]
+    assert len(found) == 120 and all("'images.list.element.bytes' holds 2,4" in str(row) for row in found)
+    pq.write_table(table, path, compression="zstd", data_page_size=1 << 18, write_batch_size=10, use_dictionary=False)
+    assert [row for _, row in columns.parquet_rows(path)] == table.to_pylist()
+    content = path.read_bytes()
+    start = pq.read_metadata(path).row_group(0).column(1).data_page_offset
+    for broken in (b"\x00" * 40, b"\x15\x00\x15\x01", b"\x1c" * 40, b"\x15\x00\x18" + b"\xff" * 12):
+        path.write_bytes(content[:start] + broken + content[start + len(broken) :])
+        ((_, error),) = columns.parquet_rows(path)
+        assert "not a Parquet file that can be read" in str(error)
+
+
+@pytest.mark.parametrize("form", ["texts", "images", "a fixed size", "maps", "shared beginnings"])
+def test_lists_that_repeat_a_long_value_are_left_out_before_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, form: str
+) -> None:
+    monkeypatch.setattr(columns, "ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(columns, "BATCH_BYTES", 1 << 18)
+    text, options = "a" * 20_000, {}
+    values: dict[str, Any] = {
+        "texts": pa.array([[text] * 300, ["b"] * 30]),
+        "images": pa.array([[{"bytes": text.encode(), "path": None}] * 300, []]),
+        "a fixed size": pa.array([[text] * 300] * 2, pa.list_(pa.string(), 300)),
+        "maps": pa.array([[(str(i), text) for i in range(300)], []], pa.map_(pa.string(), pa.string())),
+    }
+    if form == "shared beginnings":
+        values[form] = values["texts"]
+        options = {"use_dictionary": False, "column_encoding": {"x.list.element": "DELTA_BYTE_ARRAY"}}
+    table = pa.table({"question": ["q", "q"], "x": values[form]})
+    pq.write_table(table, tmp_path / "t.parquet", compression="zstd", **options)
+    before = pa.total_allocated_bytes()
+    found = [row for _, row in table_rows(Reading(tmp_path / "t.parquet", tmp_path))]
+    assert "the column is not read" in caplog.text
+    if form == "images":
+        assert all("column 'x.list.element.bytes' holds" in str(row) for row in found) and len(found) == 2
+    else:
+        assert found == [{"question": "q"}] * 2
+        for look in (lambda row: row["x"], lambda row: row.get("x"), lambda row: "x" in row):
+            with pytest.raises(ValueError, match=r"^column 'x\..* more than data needs; the column is not read; write"):
+                look(found[0])
+    assert pa.total_allocated_bytes() - before < 1 << 20
+    monkeypatch.setattr(columns, "ROW_BYTES", 64 << 20)
+    found = [row for _, row in table_rows(Reading(tmp_path / "t.parquet", tmp_path))]
+    assert found == table.to_pylist()
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_images_of_parquet_are_read_in_every_encoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: int
+) -> None:
+    """64 rows may be more than a batch holds, where each is far from it."""
+    monkeypatch.setattr(columns, "ROW_BYTES", 4 << 20)
+    monkeypatch.setattr(columns, "BATCH_BYTES", 1 << 20)
+    rows = []
+    for i in range(70):
+        file = io.BytesIO()
+        Image.effect_noise((250, 250), i + 1).save(file, "PNG")
+        rows.append({"images": [{"bytes": file.getvalue(), "path": None}] * each, "question": f"{i}?", "answer": "1"})
+    encoding = {"images.list.element.bytes": "DELTA_BYTE_ARRAY"}
+    for options in ({}, {"use_dictionary": False}, {"use_dictionary": False, "column_encoding": encoding}):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", **options)
+        source = open_source(DataConfig(source="table", path=tmp_path / "t.parquet"))
+        assert [len(sample.images) for sample in source] == [each] * 70
