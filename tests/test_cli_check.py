@@ -144,6 +144,11 @@ def test_a_recipe_is_checked_with_its_own_data_model_and_memory(
     assert "needs more memory than 0.01 GB" in capsys.readouterr().out
     assert run("check", tmp_path / "rl.yaml", "stages.0.max_new_tokens=9000") == 2
     assert "leave no space for a prompt" in capsys.readouterr().err
+    path.write_text('{"id": 1}\n')
+    recipe |= {"data": [{"source": "vlm_r1", "path": str(path), "on_bad": "skip"}], "eval": {}}
+    (tmp_path / "rl.yaml").write_text(yaml.safe_dump(recipe))
+    assert run("check", tmp_path / "rl.yaml") == 2
+    assert f"nothing to check: {path}: 1 rows are skipped (on_bad: skip); {path.name}:1: " in capsys.readouterr().err
 
 
 def test_a_recipe_of_supervised_fine_tuning_is_checked_with_its_replies(tmp_path: Path, clean: list[Any]) -> None:

@@ -238,7 +238,8 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[PreflightRepor
             keep=keep,
         )
     if not report.samples:
-        raise ValueError("there is nothing to check: no row was found in the data")
+        why = "; ".join(facts.get("notes", ())) or "no row was found in the data"
+        raise ValueError(f"there is nothing to check: {why}")
     return report, facts
 
 
@@ -275,17 +276,18 @@ def of_config(
     from saccade.types import Sample
 
     if isinstance(config, DataConfig):
+        title = source.partition(" ")[2]
         if config.source == WORLD and config.limit is None:
-            facts.setdefault("notes", []).append(f"{source}: is infinite, {WORLD_ITEMS} items were checked")
+            facts.setdefault("notes", []).append(f"{title}: is infinite, {WORLD_ITEMS} items were checked")
             config = config.model_copy(update={"limit": WORLD_ITEMS})
-        left_out = 0
+        left_out, first = 0, ""
         for place, found in kept_items(config, Kept()):
             if config.on_bad == "skip" and isinstance(found, ValueError):
-                left_out += 1
+                left_out, first = left_out + 1, first or f"{place}: {found}"
             else:
                 yield PreflightEntry(place, found, split, source=source)
         if left_out:
-            facts.setdefault("notes", []).append(f"{source}: {left_out:,} rows are skipped (on_bad: skip)")
+            facts.setdefault("notes", []).append(f"{title}: {left_out:,} rows are skipped (on_bad: skip); {first}")
         return
     for place, found in example_items(config, subject.template, subject.system_prompt):
         if isinstance(found, ValueError):

@@ -79,12 +79,13 @@ def encoded_image(text: str) -> bytes | None:
         head, _, body = text.partition(",")
         if not head.lower().endswith(";base64"):
             raise ImageError(f"the image is a data URI {shown_name(head)!r}, expected data:image/...;base64,...")
-    elif _BASE64_IMAGE.fullmatch(text):
+    elif _BASE64_IMAGE.fullmatch(text := text.strip()):
         body = text
     else:
         return None
     try:
-        return base64.b64decode("".join(body.split()), validate=True)
+        packed = "".join(body.split())
+        return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
     except ValueError as error:
         raise ImageError(f"the base64 of the image is damaged ({error})") from None
 
@@ -97,7 +98,7 @@ def is_picture(value: Any) -> bool:
         return _IMAGE.match(value) is not None
     if isinstance(value, str):
         named = value.lower().endswith(SUFFIXES) and len(value.split()) == 1
-        return named or value.startswith("data:image/") or bool(_BASE64_IMAGE.fullmatch(value))
+        return named or value.startswith("data:image/") or bool(_BASE64_IMAGE.fullmatch(value.strip()))
     return isinstance(value, dict) and "bytes" in value and any(value.get(key) for key in ("bytes", "path"))
 
 
