@@ -32,6 +32,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "test_data_images.py",
         "test_data_hub.py",
         "test_data_kept.py",
+        "test_data_parquet.py",
     ),
     "text": ("test_text_is_linear.py", "test_parsing_total.py", "test_rewards_fuzz.py"),
     "own rewards": ("test_rewards_hostile.py", "test_rewards_own.py"),
@@ -49,6 +50,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "runs and recipes": ("test_hostile_runs.py",),
     "trust and secrets": ("test_trust.py", "test_secrets.py"),
     "stopping and disk": ("test_runs_lock.py", "test_runs_stopping.py", "test_runs_checkpoints.py", "test_disk.py"),
+    "killed anywhere": ("test_runs_any_recipe.py",),
     "changed under a run": ("test_runs_streams.py", "test_runs_changed_images.py", "test_runs_pending.py"),
 }
 """Subject -> files of tests whose every case is a fault."""
