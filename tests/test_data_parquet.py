@@ -66,7 +66,8 @@ def test_a_page_that_is_far_larger_than_its_file_is_not_unpacked_whatever_the_fo
     assert [row for _, row in columns.parquet_rows(path)] == table.to_pylist()
     content = path.read_bytes()
     start = pq.read_metadata(path).row_group(0).column(1).data_page_offset
-    for broken in (b"\x00" * 40, b"\x15\x00\x15\x01", b"\x1c" * 40, b"\x15\x00\x18" + b"\xff" * 12):
+    endless = b"\x15\x00\x15\x02\x19\xf1" + b"\xff" * 8 + b"\x01"  # a list of 2^63 truth values
+    for broken in (endless, b"\x00" * 40, b"\x15\x00\x15\x01", b"\x1c" * 40, b"\x15\x00\x18" + b"\xff" * 12):
         path.write_bytes(content[:start] + broken + content[start + len(broken) :])
         ((_, error),) = columns.parquet_rows(path)
         assert "not a Parquet file that can be read" in str(error)
@@ -123,3 +124,24 @@ def test_images_of_parquet_are_read_in_every_encoding(
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", **options)
         source = open_source(DataConfig(source="table", path=tmp_path / "t.parquet"))
         assert [len(sample.images) for sample in source] == [each] * 70
+
+
+def test_the_pages_of_all_columns_are_bounded_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(columns, "PAGE_BYTES", 1 << 20)
+    wide = pa.table({"question": ["?"] * 40, **{f"x{i}": ["a" * 20_000] * 40 for i in range(9)}})
+    pq.write_table(wide, path := tmp_path / "t.parquet", compression="zstd", use_dictionary=False)
+    assert {len(row) for _, row in columns.parquet_rows(path) if isinstance(row, dict)} == {2}, "one of 800 kB fits"
+    assert caplog.text.count("the column is not read") == 1
+
+
+def test_a_batch_holds_no_more_than_it_may_where_a_value_is_all_of_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "BATCH_BYTES", 1 << 20)
+    long = pa.table({"x": ["a" * 300_000] * 40, "y": list(range(40))})
+    pq.write_table(long, path := tmp_path / "t.parquet", use_dictionary=False, write_batch_size=1, data_page_size=1)
+    group = pq.read_metadata(path).row_group(0)
+    assert columns._plan(path, 0, group, pq.read_schema(path))[1] == 2
+    assert [row for _, row in columns.parquet_rows(path)] == long.to_pylist()

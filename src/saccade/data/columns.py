@@ -37,7 +37,8 @@ ROW_ELEMENTS = 1_000_000
 DENSE_BYTES = 32 << 20
 """Bytes of a column chunk that may be more than RATIO times as many as in the file."""
 PAGE_BYTES, PAGE_RATIO = 96 << 20, 8
-"""Bytes of a page, and times the chunk's in the file, of which one may be exceeded: a page is unpacked as a whole."""
+"""Bytes of the largest pages of all columns together, each of which is unpacked as a whole, but for those of less than
+so many times their chunk's bytes in the file."""
 LIGHT_BYTES = 8 << 20
 """A batch below it becomes Python objects at once, a larger one row by row."""
 MOST_EMPTY, WIDE = 512 << 20, 512
@@ -90,14 +91,17 @@ def _plan(path: Path, number: int, group: Any, schema: Any) -> tuple[list[str], 
         )
 
     pages = [pages_of(path, column) for column in chunks]
+    open_pages = 0
     for column, (name, spread), page in zip(chunks, spreads, pages, strict=True):
         size, packed = max(page.total, column.total_uncompressed_size), max(1, column.total_compressed_size)
-        dense = size > DENSE_BYTES and size > RATIO * packed
-        dense = dense or (page.largest > PAGE_BYTES and page.largest > PAGE_RATIO * packed)
+        grown = page.largest if page.largest > PAGE_RATIO * packed else 0
+        dense = (size > DENSE_BYTES and size > RATIO * packed) or open_pages + grown > PAGE_BYTES
         empty = column.num_values * spread  # bytes of lists with nothing but null in them
         hollow = empty > MOST_EMPTY and (spread > WIDE or empty > RATIO * packed)
         if dense or hollow or size > ROW_BYTES * rows or column.num_values > ROW_ELEMENTS + 10_000 * rows:
             leave_out(column, name, max(size, empty))
+        else:
+            open_pages += grown
     for column, (name, _), page in zip(chunks, spreads, pages, strict=True):
         if name not in bombs:
             longest = _longest_row(path, number, column, name, page)
@@ -111,6 +115,9 @@ def _plan(path: Path, number: int, group: Any, schema: Any) -> tuple[list[str], 
         else:
             total += width
     at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, total)))
+    read = [page for (name, _), page in zip(spreads, pages, strict=True) if name not in bombs]
+    while at_a_time > 1 and sum(min(page.total, at_a_time * page.largest) for page in read) > BATCH_BYTES:
+        at_a_time //= 2  # a value may be all of a page
     return [name for name in schema.names if name not in bombs], at_a_time, bombs
 
 

@@ -13,7 +13,7 @@ _TYPE, _UNPACKED, _PACKED = 1, 2, 3
 _DICTIONARY = 2
 """The type of a page that holds a dictionary."""
 _INTEGERS, _STRUCT, _DEEPEST = (4, 5, 6), 12, 16
-_LONGEST_VARINT = 10
+_LONGEST_VARINT, _LONGEST_LIST = 10, 1000
 
 
 @dataclass(slots=True)
@@ -75,7 +75,10 @@ def _pass_over(file: BinaryIO, kind: int, depth: int) -> None:
         file.seek(_varint(file), 1)
     elif kind in (9, 10):
         byte = _byte(file)
-        for _ in range(_varint(file) if byte >> 4 == 15 else byte >> 4):
+        count = _varint(file) if byte >> 4 == 15 else byte >> 4
+        if count > _LONGEST_LIST:
+            raise ValueError("a page's header has a list that is too long")
+        for _ in range(count):
             _pass_over(file, byte & 15, depth + 1)
     elif kind == _STRUCT:
         _struct(file, depth + 1)
