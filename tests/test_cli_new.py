@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -19,6 +20,7 @@ from saccade import cli
 from saccade.cli.options import load_recipe
 from saccade.data import DataConfig, hub
 from saccade.data.guess import guess
+from saccade.data.images import is_picture
 from saccade.data.sources import items
 
 
@@ -189,7 +191,7 @@ def test_columns_whose_names_say_nothing_are_found_by_what_is_in_them(header, ro
     assert len(seen.samples[0].images) == 1
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
 def test_a_column_of_image_files_is_found_or_named_as_not_read(form: str, tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.new("RGB", (56, 56)).save(file, form)
@@ -199,6 +201,17 @@ def test_a_column_of_image_files_is_found_or_named_as_not_read(form: str, tmp_pa
     assert seen.config.columns == {"image": "data"} and all(len(one.images) == 1 for one in seen.samples)
     found = [item for _, item in items(DataConfig(source="table", path=tmp_path / "t.parquet"))]
     assert all("column 'data' holds an image, which is not read" in str(item) for item in found)
+
+
+def test_what_holds_an_image_in_another_way_is_one_too() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (56, 56)).save(file, "TIFF")
+    content, nothing = file.getvalue(), {"bytes": None, "path": None}
+    safe = base64.urlsafe_b64encode(b"\xff\xd8\xff" + b"\xfb\xff" * 99).decode()
+    pictures = ([None, content], [nothing, {"bytes": content, "path": None}], {"img": content}, safe)
+    assert all(map(is_picture, (*pictures, base64.b64encode(content).decode(), b"\0\0\0\x1cftypavif")))
+    others: tuple[Any, ...] = ([], [None], {"a": 1}, b"ID3\x04", b"RIFF\0\0\0\0WAVE", "a b", 5, {"a": "a.png"})
+    assert not any(map(is_picture, others))
 
 
 def test_two_columns_that_could_be_the_answer_are_not_guessed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import random
 from pathlib import Path
@@ -11,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from test_data_formats import png
 
 from saccade.data import DataConfig, columns, open_source
 from saccade.data.files import table_rows
-from saccade.data.parquet_pages import pages_of
-from saccade.data.records import Reading
+from saccade.data.parquet_pages import PageHeaders, _struct
+from saccade.data.records import PartlyRead, Reading
+from saccade.data.sources import items
 
 
 def test_a_dictionary_bounds_how_many_rows_are_read_at_a_time(tmp_path: Path) -> None:
@@ -23,9 +26,9 @@ def test_a_dictionary_bounds_how_many_rows_are_read_at_a_time(tmp_path: Path) ->
     names = pa.array([f"{i % 999:0999}" for i in range(150_000)])
     pq.write_table(pa.table({"x": names}), path)
     group = pq.read_metadata(path).row_group(0)
-    held = pages_of(path, group.column(0)).dictionary
+    held = PageHeaders(path).of(group.column(0)).dictionary
     assert 999 * 999 <= held < 1_100_000, "the page itself, not the column"
-    assert columns._plan(path, 0, group, pq.read_schema(path))[1] == columns.BATCH
+    assert columns._plan(path, 0, group, pq.read_schema(path), PageHeaders(path))[1] == columns.BATCH
 
 
 PAGES: dict[str, dict[str, Any]] = {
@@ -44,12 +47,12 @@ def test_the_pages_of_a_column_are_those_of_its_footer(tmp_path: Path, name: str
     table = pa.table({"a": texts, "b": list(range(3_000)), "c": [[text, None] for text in texts]})
     table = table.append_column("d", pa.nulls(3_000))
     pq.write_table(table, path := tmp_path / "t.parquet", **PAGES[name])
-    file = pq.read_metadata(path)
+    file, headers = pq.read_metadata(path), PageHeaders(path)
     for group in map(file.row_group, range(file.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
-            found = pages_of(path, column)
-            headers = column.total_uncompressed_size - found.total
-            assert 0 < headers < 1_000 + found.total / 5 and found.largest <= found.total
+            found = headers.of(column)
+            around = column.total_uncompressed_size - found.total
+            assert 0 < around < 1_000 + found.total / 5 and found.largest <= found.total
             assert bool(found.dictionary) == (column.has_dictionary_page and column.physical_type != "INT32")  # nulls
 
 
@@ -143,5 +146,37 @@ def test_a_batch_holds_no_more_than_it_may_where_a_value_is_all_of_a_page(
     long = pa.table({"x": ["a" * 300_000] * 40, "y": list(range(40))})
     pq.write_table(long, path := tmp_path / "t.parquet", use_dictionary=False, write_batch_size=1, data_page_size=1)
     group = pq.read_metadata(path).row_group(0)
-    assert columns._plan(path, 0, group, pq.read_schema(path))[1] == 2
+    assert columns._plan(path, 0, group, pq.read_schema(path), PageHeaders(path))[1] == 2
     assert [row for _, row in columns.parquet_rows(path)] == long.to_pylist()
+
+
+READ_LATER = {"images": "'images.list.element' holds", "system": "'system' holds", "scan": "no other holds images"}
+
+
+@pytest.mark.parametrize("name", READ_LATER)
+def test_a_column_that_is_left_out_is_never_an_absent_one(tmp_path: Path, name: str) -> None:
+    """Also where a reader copies the row, and where nothing says that it holds images."""
+    turns = [{"role": ("user", "assistant")[place % 2], "content": f"{place}?"} for place in range(4)]
+    value: Any = "a" * 100_000 if name == "system" else base64.b64encode(png()).decode() + "A" * 100_000
+    asked: dict[str, Any] = {"question": "?", "answer": "1"} if name == "scan" else {"messages": turns}
+    rows = [asked | {name: [value] if name == "images" else value}] * 400
+    pq.write_table(pa.Table.from_pylist(rows), path := tmp_path / "t.parquet", compression="zstd", use_dictionary=False)
+    found = [item for _, item in items(DataConfig(source="table" if name == "scan" else "ms_swift", path=path))]
+    assert len(found) == 400 and all(READ_LATER[name] in str(item) for item in found)
+    row = PartlyRead({"a": 1}, {"b": "why"})
+    for copied in (row | {"c": 2}, {"c": 2} | row):
+        assert copied == {"a": 1, "c": 2} and copied.get("d", 5) == 5
+        with pytest.raises(ValueError, match=r"^why; the column is not read"):
+            copied.get("b")
+
+
+def test_chunks_that_overlap_and_sizes_that_are_written_twice_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [str(i) for i in range(2_000)]}), path := tmp_path / "t.parquet", data_page_size=1)
+    column = pq.read_metadata(path).row_group(0).column(0)
+    headers = PageHeaders(path)
+    headers.of(column)
+    with pytest.raises(ValueError, match="more pages than fit into the file"):
+        for _ in range(path.stat().st_size):
+            headers.of(column)
+    header = bytes([0x15, 0, 0x15, 2 * 9, 0x15, 0, 0x06, 4, 2 * 1, 0])  # field 2 again, of 64 bits: passed over
+    assert _struct(io.BytesIO(header)) == {1: 0, 2: 9, 3: 0}

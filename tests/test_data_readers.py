@@ -93,6 +93,7 @@ def test_several_images_keep_their_order_and_markers(folder: Path) -> None:
         (turns("?", "x", image="gone.png"), r"gone\.png: there is no such image file"),
         (turns("?", "x", image="text.png"), r"text\.png: not an image"),
         (turns("?", [40, 10, 20, 30]), r"answer box \[40, 10, 20, 30\] has x1 > x2 or y1 > y2; expected xyxy"),
+        (turns("?", [0, 0, 1e308, 1e308]), r"\[0, 0, 1e\+308, 1e\+308\] is not a box"),
         (turns("?", [1, 2, 3]), r"\[1, 2, 3\] is not a box; expected \[x1, y1, x2, y2\]"),
         (turns("?", " "), "the answer is empty"),
         (turns("<image><image>?", "x"), "has 2 <image> markers for 1 images; expected 0 or 1"),

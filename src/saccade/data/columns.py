@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from saccade.data.footers import check_footer, decoded_bytes
-from saccade.data.parquet_pages import Pages, pages_of
+from saccade.data.parquet_pages import DELTA_BYTE_ARRAY, PageHeaders, Pages
 from saccade.data.records import PartlyRead, Placed, Row
 from saccade.data.unpacked import RATIO, Packed, elements, taken
 from saccade.faults import listed
@@ -59,9 +59,9 @@ def parquet_rows(path: Path, packed: Packed | None = None) -> Iterator[Placed]:
                 raise ValueError("its columns are encrypted; write it without encryption")
             if len(set(names := file.schema_arrow.names)) < len(names):
                 raise ValueError(f"the columns are {listed(names)}; expected a different name for each")
+            headers, schema = PageHeaders(path), file.schema_arrow
             for group in range(file.num_row_groups):
-                schema = file.schema_arrow
-                names, at_a_time, bombs = _plan(path, group, file.metadata.row_group(group), schema)
+                names, at_a_time, bombs = _plan(path, group, file.metadata.row_group(group), schema, headers)
                 if bombs and not names:
                     raise ValueError(f"{[*bombs.values()][-1]}; write it again with smaller values")
                 pictures = next((why for name, why in bombs.items() if _holds_bytes(schema.field(name).type)), None)
@@ -76,7 +76,9 @@ def parquet_rows(path: Path, packed: Packed | None = None) -> Iterator[Placed]:
         yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({first_line(error)})")
 
 
-def _plan(path: Path, number: int, group: Any, schema: Any) -> tuple[list[str], int, dict[str, str]]:
+def _plan(
+    path: Path, number: int, group: Any, schema: Any, headers: PageHeaders
+) -> tuple[list[str], int, dict[str, str]]:
     """The columns of a row group to read, rows of it that decode to BATCH_BYTES at most, and why others are not."""
     rows, at_a_time, bombs = max(1, group.num_rows), BATCH, dict[str, str]()
     chunks = [group.column(place) for place in range(group.num_columns)]
@@ -90,7 +92,7 @@ def _plan(path: Path, number: int, group: Any, schema: Any) -> tuple[list[str], 
             f"{group.num_rows:,} rows and {column.total_compressed_size:,} packed bytes, which is more than data needs"
         )
 
-    pages = [pages_of(path, column) for column in chunks]
+    pages = list(map(headers.of, chunks))
     open_pages = 0
     for column, (name, spread), page in zip(chunks, spreads, pages, strict=True):
         size, packed = max(page.total, column.total_uncompressed_size), max(1, column.total_compressed_size)
@@ -125,7 +127,9 @@ def _longest_row(path: Path, number: int, column: Any, name: str, pages: Pages) 
     """Bytes that a row of a column chunk may decode to beyond its share of the chunk; 1 where there is no way to. Of
     lists, which may repeat a value, it is measured."""
     nested, longest = column.path_in_schema != name, pages.dictionary
-    if "DELTA_BYTE_ARRAY" in column.encodings:  # a value is as long as those before it, in no bytes
+    if (
+        "DELTA_BYTE_ARRAY" in column.encodings or DELTA_BYTE_ARRAY in pages.encodings
+    ):  # a value is as long as those before it, in no bytes
         longest = pages.total if nested else BATCH_BYTES
     if not nested or column.num_values * longest <= BATCH_BYTES:
         return longest or 1

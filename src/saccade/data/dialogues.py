@@ -239,7 +239,7 @@ def named_images(row: Row, pictures: Sequence[Any]) -> Any:
 def turns_in(row: Row, name: str) -> list[Any]:
     """The turns of a field, a list or the JSON text of one."""
     value = parse_literal(row.get(name))
-    return records.field({**row, name: value} if name in row else row, name, list)
+    return records.field(row | {name: value} if name in row else row, name, list)
 
 
 def _task_of(method: Any, given: str | None) -> str | None:

@@ -67,10 +67,16 @@ _UNREADABLE = Exception
 """What Pillow raises for a damaged file: any error, as of a missing tag (TypeError) or a short structure."""
 
 
-_BASE64_IMAGE = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{60,}+(?:={1,2}\s*+)?")
-"""Base64 of a JPEG, PNG, GIF, WebP or BMP file; the first of these would also be an absolute path."""
-_IMAGE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF.{4}WEBP|BM.{4}\0{4}|II\*\0|MM\0\*", re.DOTALL)
-"""The first bytes of a JPEG, PNG, GIF, WebP, BMP or TIFF file."""
+_BASE64_IMAGE = re.compile(
+    r"(?:[/_]9j[/_]|iVBORw0KGgo|R0lGOD|UklGR|Qk|SUkq|TU0A)[A-Za-z0-9+/_\s-]{60,}+(?:={1,2}\s*+)?"
+)
+"""Base64 of a JPEG, PNG, GIF, WebP, BMP or TIFF file; the first of these would also be an absolute path."""
+_IMAGE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF.{4}WEBP|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|P[1-6]\s|\0{3}\x0cjP  "
+    rb"|.{4}ftyp(?:avif|avis|heic|heix|mif1)|\xff\x0a|\0{3}\x0cJXL ",
+    re.DOTALL,
+)
+"""The first bytes of an image file, of a format that is not read too."""
 
 
 def encoded_image(text: str) -> bytes | None:
@@ -93,13 +99,19 @@ def encoded_image(text: str) -> bytes | None:
 def is_picture(value: Any) -> bool:
     """Whether a cell of a row is an image or the name of an image file, or a list of these."""
     if isinstance(value, list | tuple):
-        return bool(value) and is_picture(value[0])
+        return is_picture(next(filter(_is_something, value), None))
     if isinstance(value, bytes):
         return _IMAGE.match(value) is not None
     if isinstance(value, str):
         named = value.lower().endswith(SUFFIXES) and len(value.split()) == 1
         return named or value.startswith("data:image/") or bool(_BASE64_IMAGE.fullmatch(value.strip()))
-    return isinstance(value, dict) and "bytes" in value and any(value.get(key) for key in ("bytes", "path"))
+    if isinstance(value, dict) and "bytes" in value and any(value.get(key) for key in ("bytes", "path")):
+        return True
+    return isinstance(value, dict) and any(is_picture(one) for one in value.values() if isinstance(one, bytes))
+
+
+def _is_something(value: Any) -> bool:
+    return any(value.values()) if isinstance(value, dict) else value is not None
 
 
 def load_image(source: ImageSource | Path, max_pixels: int | None = None) -> Image.Image:

@@ -3,61 +3,77 @@ takes memory for all of it. The headers are structs of Thrift's compact protocol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-MOST_PAGES = 1 << 17
 _TYPE, _UNPACKED, _PACKED = 1, 2, 3
 """Fields of a page's header."""
-_DICTIONARY = 2
-"""The type of a page that holds a dictionary."""
-_INTEGERS, _STRUCT, _DEEPEST = (4, 5, 6), 12, 16
-_LONGEST_VARINT, _LONGEST_LIST = 10, 1000
+_ENCODING = {5: 2, 8: 4}
+"""Structs of a header about a page of the first or second version -> the field with its encoding."""
+_DICTIONARY, DELTA_BYTE_ARRAY = 2, 7
+"""The type of a page that holds a dictionary, and the encoding in which values share their beginnings."""
+_INT, _INTEGERS, _STRUCT, _DEEPEST = 5, (4, 5, 6), 12, 16
+_LONGEST_VARINT, _LONGEST_LIST, _SHORTEST = 10, 1000, 15
+"""The last: bytes of a page with its header, at least."""
 
 
 @dataclass(slots=True)
 class Pages:
-    """Bytes of a column's pages once they are unpacked."""
+    """Bytes of a column's pages once they are unpacked, and how they are encoded."""
 
     total: int = 0
     largest: int = 0
     dictionary: int = 0
+    encodings: set[int] = field(default_factory=set)
 
 
-def pages_of(path: Path, column: Any) -> Pages:
-    """The pages of a column chunk, `column` its metadata of pyarrow. ValueError for headers that are none, and for more
-    than MOST_PAGES."""
-    start, found = column.data_page_offset, Pages()
-    if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
-        start = column.dictionary_page_offset
-    end, number = start + column.total_compressed_size, 0
-    with path.open("rb") as file:
-        file.seek(start)
-        while file.tell() < end:
-            header = _struct(file)
-            size, packed = header.get(_UNPACKED, -1), header.get(_PACKED, -1)
-            if size < 0 or packed < 0 or (number := number + 1) > MOST_PAGES:
-                what = f"more than {MOST_PAGES:,} pages" if number > MOST_PAGES else "a page without a size"
-                raise ValueError(f"column {column.path_in_schema!r} has {what}")
-            found.total, found.largest = found.total + size, max(found.largest, size)
-            if header.get(_TYPE) == _DICTIONARY:
-                found.dictionary += size
-            file.seek(packed, 1)
-    return found
+class PageHeaders:
+    """Of one file, which cannot have more pages than fit into it: chunks of columns may overlap."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._left = path, path.stat().st_size // _SHORTEST + 1
+
+    def of(self, column: Any) -> Pages:
+        """The pages of a column chunk, `column` its metadata of pyarrow. ValueError for headers that are none, and for
+        more pages than the file can have."""
+        start, found = column.data_page_offset, Pages()
+        if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
+            start = column.dictionary_page_offset
+        end = start + column.total_compressed_size
+        with self._path.open("rb") as file:
+            file.seek(start)
+            while file.tell() < end:
+                header = _struct(file)
+                size, packed = header.get(_UNPACKED, -1), header.get(_PACKED, -1)
+                self._left -= 1
+                if not isinstance(size, int) or not isinstance(packed, int) or min(size, packed, self._left) < 0:
+                    what = "a page without a size" if self._left >= 0 else "more pages than fit into the file"
+                    raise ValueError(f"column {column.path_in_schema!r} has {what}")
+                found.total, found.largest = found.total + size, max(found.largest, size)
+                if header.get(_TYPE) == _DICTIONARY:
+                    found.dictionary += size
+                for name, place in _ENCODING.items():
+                    if isinstance(inner := header.get(name), dict):
+                        found.encodings.add(inner.get(place, -1))
+                file.seek(packed, 1)
+        return found
 
 
-def _struct(file: BinaryIO, depth: int = 0) -> dict[int, int]:
-    """The integers of a struct by the numbers of their fields; what else it has is passed over."""
-    found, number = dict[int, int](), 0
+def _struct(file: BinaryIO, depth: int = 0) -> dict[int, Any]:
+    """The integers (32 bits) and structs of a struct by the numbers of their fields; what else it has is passed over,
+    as the library does."""
+    found, number = dict[int, Any](), 0
     while True:
         byte = _byte(file)
         if not byte:
             return found
         kind = byte & 15
         number = number + (byte >> 4) if byte >> 4 else _integer(file)
-        if kind in _INTEGERS:
+        if kind == _INT:
             found[number] = _integer(file)
+        elif kind == _STRUCT and depth < _DEEPEST:
+            found[number] = _struct(file, depth + 1)
         elif kind not in (1, 2):  # a truth value is in its type
             _pass_over(file, kind, depth)
 

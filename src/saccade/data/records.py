@@ -31,6 +31,20 @@ class PartlyRead(Row):
         super().__init__(row)
         self._left_out = left_out
 
+    def refuse(self) -> None:
+        """ValueError for the first of these columns."""
+        why, way = (
+            next(iter(self._left_out.values())),
+            "remove it (source table: or say that there are none, image: [])",
+        )
+        raise ValueError(f"{why}; the column is not read, and no other holds images; {way}")
+
+    def __or__(self, other: Any) -> Any:
+        return PartlyRead(super().__or__(other), self._left_out)
+
+    def __ror__(self, other: Any) -> Any:
+        return PartlyRead(super().__ror__(other), self._left_out)
+
     def __contains__(self, name: object) -> bool:
         if (why := self._left_out.get(str(name))) is not None:
             raise ValueError(f"{why}; the column is not read; write it again with smaller values")
@@ -51,6 +65,8 @@ Item = tuple[str, Sample | ValueError]
 """The result of reading a row: its place and a sample, or the error."""
 MARKER = "<image>"
 LONGEST_PATH = 4096
+FARTHEST = 1e9
+"""Pixels from the corner of an image, beyond which a number is no coordinate."""
 MOST_NAMES = 1 << 16
 BROKEN = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What reading a row can raise when its values are of other types and sizes than expected."""
@@ -126,7 +142,9 @@ def each(
 
 
 def _refuse_unread(row: Row, sample: Sample) -> None:
-    """ValueError for an image in a row of whose columns none was read as one."""
+    """ValueError for an image in a row of whose columns none was read as one, and where a column cannot be read."""
+    if isinstance(row, PartlyRead):
+        row.refuse()
     for name, value in row.items():
         if is_picture(value) and value not in (sample.id, sample.question, sample.answer):
             raise ValueError(
@@ -312,10 +330,15 @@ def with_markers(question: str, images: int) -> str:
     return question
 
 
+def _are_four(value: Any) -> bool:
+    """Whether a value is four numbers that can be places in an image."""
+    numbers = isinstance(value, list | tuple) and len(value) == 4 and all(type(v) in (int, float) for v in value)
+    return numbers and all(is_finite(v) and abs(v) <= FARTHEST for v in value)
+
+
 def as_box(value: Any) -> Box:
     """Four numbers as an xyxy box; raises BoxError."""
-    numbers = isinstance(value, list | tuple) and len(value) == 4 and all(type(v) in (int, float) for v in value)
-    if not numbers or not all(map(is_finite, value)):
+    if not _are_four(value):
         raise BoxError(f"answer {shown(value)} is not a box; expected [x1, y1, x2, y2] in image pixels")
     x1, y1, x2, y2 = (float(v) for v in value)
     if x1 > x2 or y1 > y2:
@@ -325,8 +348,7 @@ def as_box(value: Any) -> Box:
 
 def from_xywh(value: Any) -> Box:
     """COCO's x, y, width, height as an xyxy box; raises BoxError."""
-    numbers = isinstance(value, list | tuple) and len(value) == 4 and all(type(v) in (int, float) for v in value)
-    if not numbers or not all(map(is_finite, value)):
+    if not _are_four(value):
         raise BoxError(f"bbox {shown(value)} is not a box; expected [x, y, width, height] in image pixels")
     x, y, width, height = (float(v) for v in value)
     if width < 0 or height < 0:

@@ -81,7 +81,7 @@ def ms_swift(reading: Reading) -> Iterator[Item]:
         replies = sum(isinstance(one, dict) and one.get("role") == "assistant" for one in turns)
         gold = next((row[key] for key in GOLDS[:3] if row.get(key) not in (None, "")), None)
         if replies > 1 and gold is None and not row.get("objects"):
-            return read_conversation({**row, "messages": turns}, place, reading)
+            return read_conversation(row | {"messages": turns}, place, reading)
         last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
         response = text_of(flat(last.get("content")), "the reply") if last.get("role") == "assistant" else None
         asked = _asked(turns[:-1] if response is not None else turns, "messages")
