@@ -180,3 +180,18 @@ def test_chunks_that_overlap_and_sizes_that_are_written_twice_are_refused(tmp_pa
             headers.of(column)
     header = bytes([0x15, 0, 0x15, 2 * 9, 0x15, 0, 0x06, 4, 2 * 1, 0])  # field 2 again, of 64 bits: passed over
     assert _struct(io.BytesIO(header)) == {1: 0, 2: 9, 3: 0}
+
+
+def test_lists_of_several_columns_that_repeat_a_value_are_bounded_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(columns, "ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(columns, "BATCH_BYTES", 1 << 20)
+    repeated = [["a" * 10_000] * 40] * 3
+    table = pa.table({"question": ["?"] * 3, **{f"x{i}": repeated for i in range(6)}, "y": ["b" * 10_000] * 3})
+    pq.write_table(table, path := tmp_path / "t.parquet", compression="zstd")
+    found = [row for _, row in columns.parquet_rows(path)]
+    assert {len(row) for row in found if isinstance(row, dict)} == {4} and len(found) == 3, (
+        "two of 400 kB fit into a row"
+    )
+    assert "the column is not read" in caplog.text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def _plan(
     path: Path, number: int, group: Any, schema: Any, headers: PageHeaders
 ) -> tuple[list[str], int, dict[str, str]]:
     """The columns of a row group to read, rows of it that decode to BATCH_BYTES at most, and why others are not."""
-    rows, at_a_time, bombs = max(1, group.num_rows), BATCH, dict[str, str]()
+    rows, at_a_time, bombs, known = max(1, group.num_rows), BATCH, dict[str, str](), set[str]()
     chunks = [group.column(place) for place in range(group.num_columns)]
     spreads = [(field.name, _spread(field.type)) for field in schema for _ in range(_leaves(field.type))]
     if len(spreads) != len(chunks):
@@ -104,36 +104,42 @@ def _plan(
             leave_out(column, name, max(size, empty))
         else:
             open_pages += grown
-    for column, (name, _), page in zip(chunks, spreads, pages, strict=True):
-        if name not in bombs:
-            longest = _longest_row(path, number, column, name, page)
-            at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, longest)))
-            if longest > ROW_BYTES and column.path_in_schema != name:
-                leave_out(column, name, longest)
-    total = 0
+    width = 0
     for field in schema:
-        if total + (width := _width(field.type)) > ROW_BYTES:
-            bombs[field.name] = f"column {field.name!r} has {width:,} bytes in each of its rows"
+        if width + (more := _width(field.type)) > ROW_BYTES:
+            bombs[field.name] = f"column {field.name!r} has {more:,} bytes in each of its rows"
         else:
-            total += width
-    at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, total)))
-    read = [page for (name, _), page in zip(spreads, pages, strict=True) if name not in bombs]
-    while at_a_time > 1 and sum(min(page.total, at_a_time * page.largest) for page in read) > BATCH_BYTES:
+            width += more
+    read = [(column, name, page) for column, (name, _), page in zip(chunks, spreads, pages, strict=True)]
+    measured = _measured(path, number, [one for one in read if one[1] not in bombs])
+    for column, name, _ in read:
+        if width + (longest := measured.pop(name, 0)) > ROW_BYTES:
+            leave_out(column, name, longest)
+        elif longest:
+            width += longest
+            known.add(name)
+    left = [page for _, name, page in read if name not in bombs and name not in known]
+    while at_a_time > 1 and (
+        at_a_time * width + sum(min(page.total, at_a_time * page.largest) for page in left) > BATCH_BYTES
+    ):
         at_a_time //= 2  # a value may be all of a page
     return [name for name in schema.names if name not in bombs], at_a_time, bombs
 
 
-def _longest_row(path: Path, number: int, column: Any, name: str, pages: Pages) -> int:
-    """Bytes that a row of a column chunk may decode to beyond its share of the chunk; 1 where there is no way to. Of
-    lists, which may repeat a value, it is measured."""
-    nested, longest = column.path_in_schema != name, pages.dictionary
-    if (
-        "DELTA_BYTE_ARRAY" in column.encodings or DELTA_BYTE_ARRAY in pages.encodings
-    ):  # a value is as long as those before it, in no bytes
-        longest = pages.total if nested else BATCH_BYTES
-    if not nested or column.num_values * longest <= BATCH_BYTES:
-        return longest or 1
-    return decoded_bytes(path, number, name, pages)
+def _measured(path: Path, number: int, read: Sequence[tuple[Any, str, Pages]]) -> dict[str, int]:
+    """Column -> bytes of its longest row, of those whose rows may decode to more than their share of the chunk because
+    values repeat others: from a dictionary, or their beginnings. Empty where a batch is small in any case."""
+    most, largest = dict[str, int](), dict[str, Pages]()
+    for column, name, pages in read:
+        shared = "DELTA_BYTE_ARRAY" in column.encodings or DELTA_BYTE_ARRAY in pages.encodings
+        values = column.num_values if column.path_in_schema != name else min(BATCH, column.num_values)
+        most[name] = most.get(name, 0) + values * (pages.total if shared else pages.dictionary)
+        if name not in largest or pages.largest > largest[name].largest:
+            largest[name] = pages
+    if sum(most.values()) <= BATCH_BYTES:
+        return {}
+    much = BATCH_BYTES // (2 * len(most))
+    return {name: decoded_bytes(path, number, name, largest[name]) for name, count in most.items() if count > much}
 
 
 def _holds_bytes(kind: Any) -> bool:

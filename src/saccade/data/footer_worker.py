@@ -12,7 +12,10 @@ import resource
 
 os.environ |= {"OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}  # the others reserve a gigabyte at once
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import types
 
 from saccade.workers.channel import connect
 
@@ -41,14 +44,22 @@ def decoded(path: str, group: int, column: str, page: int) -> int:
         try:
             with pq.ParquetFile(path) as file:
                 batches = file.iter_batches(rows, [group], [column], use_threads=False)
-                return max(
-                    (batch.slice(place, 1).nbytes for batch in batches for place in range(len(batch))), default=0
-                )
+                return max(map(_longest, batches), default=0)
         except MemoryError:
             continue
         except Exception:  # noqa: BLE001 - the reader meets it too
             return 0
     return TOO_LARGE
+
+
+def _longest(batch: pa.RecordBatch) -> int:
+    """Bytes of the longest row of a batch of one column."""
+    column = batch.column(0)
+    if any(
+        test(column.type) for test in (types.is_string, types.is_binary, types.is_large_string, types.is_large_binary)
+    ):
+        return pc.call_function("max", [pc.call_function("binary_length", [column])]).as_py() or 0
+    return max((column.slice(place, 1).nbytes for place in range(len(column))), default=0)
 
 
 def _limit(most: int) -> None:
