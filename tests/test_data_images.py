@@ -312,6 +312,12 @@ def test_an_empty_file_and_a_folder_are_refused_as_images(tmp_path: Path) -> Non
                 open_it(tmp_path / name)
 
 
+def test_an_image_of_too_many_rows_of_pixels_is_refused(tmp_path: Path) -> None:
+    Image.new("1", (1, 500_001)).save(tmp_path / "thin.png")
+    with pytest.raises(ImageError, match=r"1 x 500001 pixels, expected 500,000 at most on each side"):
+        image_size(tmp_path / "thin.png")
+
+
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
 def test_a_file_truncated_anywhere_is_read_or_refused(fmt: str) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8))

@@ -170,6 +170,14 @@ def test_a_column_that_is_left_out_is_never_an_absent_one(tmp_path: Path, name: 
             copied.get("b")
 
 
+def test_row_groups_without_rows_are_passed_over(tmp_path: Path) -> None:
+    schema = pa.schema([("a", pa.string()), ("b", pa.list_(pa.int64()))])
+    with pq.ParquetWriter(path := tmp_path / "t.parquet", schema) as file:
+        for number in (1, 0, 2):
+            file.write_table(pa.table({"a": ["x"] * number, "b": [[1]] * number}, schema))
+    assert [row for _, row in columns.parquet_rows(path)] == [{"a": "x", "b": [1]}] * 3
+
+
 def test_chunks_that_overlap_and_sizes_that_are_written_twice_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [str(i) for i in range(2_000)]}), path := tmp_path / "t.parquet", data_page_size=1)
     column = pq.read_metadata(path).row_group(0).column(0)

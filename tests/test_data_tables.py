@@ -65,10 +65,8 @@ def test_rows_of_delimited_files_are_read_under_the_users_names(folder: Path, su
 def test_a_quoted_cell_may_hold_line_breaks_commas_and_an_image(folder: Path) -> None:
     image = base64.b64encode(png(size=(30, 20))).decode()
     path = folder / "t.csv"
-    bare = f" {image.rstrip('=')} "
-    path.write_text(
-        f'image,question,answer\n{image},"Two\nlines, ""quoted""",4\n"data:image/png;base64,{image}",?,5\n{bare},?,6\n'
-    )
+    rows = f'{image},"Two\nlines, ""quoted""",4\n"data:image/png;base64,{image}",?,5\n {image.rstrip("=")} ,?,6\n'
+    path.write_text(f"image,question,answer\n{rows}")
     first, second, third = read(path)
     assert (first.question, first.meta["place"]) == ('Two\nlines, "quoted"', "t.csv:3")
     assert [image_size(one.images[0]) for one in (first, second, third)] == [(30, 20)] * 3

@@ -25,7 +25,7 @@ from saccade.base import pretrain
 from saccade.base.config import PretrainMixture, PretrainRecipe, PretrainStage
 from saccade.config import dump
 from saccade.data import roots
-from saccade.disk import DiskError, disk_reason, partial_of, read_text, sweep, write_text, writing
+from saccade.disk import DiskError, disk_reason, partial_folder, partial_of, read_text, sweep, write_text, writing
 from saccade.endpoint import EndpointError, ReplyCache
 from saccade.evaluation.items import append_items, read_items
 from saccade.models.config import ModelConfig
@@ -36,6 +36,8 @@ from saccade.studies.jobs import JobFailed, StudyJob, result_of, run_all
 from saccade.training import checkpoint
 from saccade.training.config import RLRecipe
 from saccade.training.rl import train
+from saccade.world import World
+from saccade.world.export import write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +296,17 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(ValueError, match=r"items\.jsonl: is a link, which is not written through"):
             append_items(folder / "items.jsonl", [])
     assert not (tmp_path / "nothing").exists()
+
+
+def test_a_folder_that_a_killed_process_of_the_same_number_left_is_made_anew(tmp_path: Path) -> None:
+    """In a container every process may have the number 2."""
+    for write in (lambda out: partial_folder(out), lambda out: write_dataset(World(), out, 1, 0, "test", ["count"])):
+        left = partial_of(tmp_path / "out")
+        left.mkdir(exist_ok=True)
+        (left / "half").touch()
+        write(tmp_path / "out")
+        assert not (left / "half").exists()
+    assert (tmp_path / "out").is_dir() and not left.exists()
 
 
 def test_a_text_of_another_encoding_is_named(tmp_path: Path) -> None:

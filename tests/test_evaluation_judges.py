@@ -78,9 +78,17 @@ def test_a_reply_that_was_discarded_is_judged_later_too(tmp_path, last):
             evaluate(run, limits=LIMITS)
         down[0] = False
         found = evaluate(run, limits=LIMITS)
-    assert found["scores"] == whole["scores"] and found["counts"] == whole["counts"]
-    items = [{one.sample_id: one for one in read_items(tmp_path / name / "items.jsonl")} for name in ("whole", "run")]
-    assert items[0] == items[1] and any(one.details["attempts"][0]["first_right"] for one in items[0].values())
+        assert found["scores"] == whole["scores"] and found["counts"] == whole["counts"]
+        names = ("whole", "run")
+        items = [{one.sample_id: one for one in read_items(tmp_path / name / "items.jsonl")} for name in names]
+        assert items[0] == items[1] and any(one.details["attempts"][0]["first_right"] for one in items[0].values())
+        lines = (tmp_path / "run" / "items.jsonl").read_text().splitlines()
+        for odd in (None, [], 5, "x", {"a": 5}):
+            details = {"unjudged": "?", "firsts": odd}
+            waiting = [row | {"details": row["details"] | details} for row in map(json.loads, lines)]
+            (tmp_path / "run" / "items.jsonl").unlink()
+            (tmp_path / "run" / "unjudged.jsonl").write_text("".join(json.dumps(row) + "\n" for row in waiting))
+            assert evaluate(run, limits=LIMITS)["scores"]
 
 
 def test_replies_that_wait_for_a_judge_are_of_one_model_and_one_recipe(tmp_path):

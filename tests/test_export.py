@@ -86,6 +86,8 @@ def test_names_of_data_stay_texts_in_the_model_card() -> None:
     )
     lines = list(model_card._facts(run))
     (row,) = [line for line in lines if line.startswith("| a")]
+    for nothing in ([], None, 5, "x"):
+        assert list(model_card._facts(SimpleNamespace(environment={"data_hash": nothing, "packages": nothing})))
     assert row.count("|") == 3 and not set("\x1b\n<") & set("".join(lines)) and "[x](" not in "".join(lines)
 
 

@@ -74,6 +74,10 @@ def test_a_prompt_is_counted_as_it_is_encoded(name: str, tmp_path: Path) -> None
             total = counter.prompt(text, sizes, history).total
             assert not counter.surely_fits(text, sizes, total - 1, history)
             assert counter.surely_fits(text, sizes, 5 * total + 200, history)
+    for letter in "\U0001d160\u0958\ufb2c\ufdfa\u0130":  # which normalizers make longer
+        text = f"<image>{letter * 400}"
+        assert not counter.surely_fits(text, SIZES[:1], counter.prompt(text, SIZES[:1]).total - 1)
+        assert counter.most(letter * 400) + 1 >= counter.reply(letter * 400)
 
 
 def test_a_size_that_the_processor_refuses_is_a_value_error() -> None:

@@ -146,6 +146,8 @@ def test_check_counts_what_is_not_used_and_names_what_the_template_cannot_do(
     assert run("check", tmp_path / "sft.yaml") == 1
     out = capsys.readouterr().out
     assert "opens <think>, and the reply has no thought to close it" in out and "not safe to train" in out
+    assert run("sft", tmp_path / "sft.yaml", "--out", tmp_path / "run") == 2
+    assert not (tmp_path / "run").exists() and "no thought to close it" in capsys.readouterr().err
 
 
 def test_a_run_s_checkpoint_is_asked_as_the_run_asked_and_that_is_said(world: Path, tmp_path: Path, capsys) -> None:

@@ -150,6 +150,16 @@ def partial_of(path: Path) -> Path:
     return partial
 
 
+def partial_folder(path: Path) -> Path:
+    """The new, empty folder beside `path` under whose name this process writes it; removes what killed processes left
+    there, also one that had the number of this one, as in a container."""
+    sweep_beside(path)
+    partial = partial_of(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    return partial
+
+
 @contextmanager
 def atomic_file(path: Path, errors: str = "backslashreplace") -> Iterator[TextIO]:
     """A text file that gets its name once it is complete, so that a reader never sees a partial one. By default half of

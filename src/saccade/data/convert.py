@@ -12,7 +12,7 @@ from pathlib import Path
 from saccade.data.records import kind_of
 from saccade.data.sources import DataConfig, items, record_roots
 from saccade.data.storage import Keep, Kind, SampleWriter
-from saccade.disk import partial_of, sweep_beside, writing
+from saccade.disk import partial_folder, writing
 from saccade.faults import Faults
 
 SUMMARY = "summary.json"
@@ -54,8 +54,7 @@ def convert(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder; use a new one or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    sweep_beside(out)
-    (partial := partial_of(out)).mkdir()
+    partial = partial_folder(out)
     with writing(out.absolute().parent, f"{out} was not written; free some space, or keep images by path"):
         try:
             summary = _write(list(entries), partial, kind, keep, strict, progress)

@@ -169,7 +169,7 @@ def _by_content(first: dict[str, Any], taken: dict[str, str]) -> None:
         "question": lambda value: len(str(value).split()) > 2,
         "answer": lambda value: bool(str(value)),
     }
-    first = {name: value for name, value in first.items() if not isinstance(value, bytes) or is_picture(value)}
+    first = {name: _as_text(value) for name, value in first.items()}
     for what, sign in signs.items():
         left = [name for name, value in first.items() if name not in taken.values() and sign(value)]
         if what == "answer":
@@ -189,3 +189,13 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _brief(error: object) -> str:
     return " ".join(str(error).split())[:160]
+
+
+def _as_text(value: Any) -> Any:
+    """A cell of bytes as the text that it is; nothing for others that are no image."""
+    if not isinstance(value, bytes) or is_picture(value):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return ""

@@ -44,6 +44,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are opened (MPO as JPEG). Pillow knows more, and some start other programs (EPS: Ghostscript)."""
 LONGEST_NAME = 1024
 """Characters of a name in a message."""
+LONGEST_SIDE = 500_000
 MAX_PIXELS = 25_000_000
 """Default limit of width * height: about 500 MB while such an image is decoded and resized for a model."""
 
@@ -350,6 +351,9 @@ def _refuse_size(image: Image.Image, name: str, max_pixels: int | None) -> None:
             f"{name}: has {image.width} x {image.height} pixels, expected {max_pixels:,} at most; "
             "make it smaller, or raise max_image_pixels"
         )
+    if max(image.size) > LONGEST_SIDE:  # each row of pixels takes memory of its own
+        got = f"{image.width} x {image.height} pixels"
+        raise ImageError(f"{name}: has {got}, expected {LONGEST_SIDE:,} at most on each side; cut it")
 
 
 def _refuse_mode(mode: str, name: str) -> None:

@@ -43,7 +43,7 @@ class PageHeaders:
         end = start + column.total_compressed_size
         with self._path.open("rb") as file:
             file.seek(start)
-            while file.tell() < end:
+            while file.tell() < end and column.num_values:
                 header = _struct(file)
                 size, packed = header.get(_UNPACKED, -1), header.get(_PACKED, -1)
                 self._left -= 1

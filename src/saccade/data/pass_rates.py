@@ -7,7 +7,6 @@ row and writes a file of rates; the key `pass_rate` of a data entry keeps the ro
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,12 +16,9 @@ from pydantic import Field, model_validator
 
 from saccade.config import Config
 from saccade.data.records import Item, field, jsonl_rows
-from saccade.faults import shown
 from saccade.types import Sample
 
 Key = tuple[str, str, str]
-_REPEATED = re.compile(r"#\d+$")
-"""What an evaluation appends to an id that occurred before."""
 
 
 class PassRateConfig(Config):
@@ -47,20 +43,16 @@ def key_of(name: str, question: str, gold: Any) -> Key:
     return (name, question, json.dumps(gold))
 
 
-def _same(key: Key) -> Key:
-    """That of the rows which an evaluation has numbered because they had one id."""
-    return (_REPEATED.sub("", key[0]), *key[1:])
-
-
 def rate_row(name: str, question: str, gold: Any, verdicts: Sequence[bool | None]) -> dict[str, Any]:
     """A row of the file: the verdicts on the k replies to a question."""
     right = sum(verdict is True for verdict in verdicts)
     return {"id": name, "question": question, "gold": gold, "right": right, "k": len(verdicts)}
 
 
-def read_rates(file: Path) -> dict[Key, float]:
-    """Row -> share of right replies. ValueError with file and line for an invalid one."""
-    rates: dict[Key, float] = {}
+def read_rates(file: Path) -> dict[Key, set[float]]:
+    """Row -> share of right replies, several where rows are alike but for their images. ValueError with file and line
+    for an invalid one."""
+    rates = defaultdict[Key, set[float]](set)
     for place, row in jsonl_rows(file):
         try:
             if isinstance(row, ValueError):
@@ -69,8 +61,7 @@ def read_rates(file: Path) -> dict[Key, float]:
             if not 0 <= right <= k or k < 1:
                 raise ValueError(f"got {right} right replies of {k}, expected 0 <= right <= k")
             key = key_of(field(row, "id", str), field(row, "question", str), row.get("gold"))
-            if rates.setdefault(key, right / k) != right / k:
-                raise ValueError(f"a second rate of row {shown(row['id'])}, with the same question and answer")
+            rates[key].add(right / k)
         except ValueError as error:
             raise ValueError(f"{place}: {error}; write the file with 'saccade data passrate'") from None
     if not rates:
@@ -80,10 +71,7 @@ def read_rates(file: Path) -> dict[Key, float]:
 
 def with_rates(found: Iterator[Item], config: PassRateConfig) -> Iterator[Item]:
     """The samples whose rate is in the range, and a ValueError in place of each that has no rate."""
-    known = defaultdict[Key, set[float]](set)
-    for key, rate in read_rates(config.file).items():
-        known[key].add(rate)
-        known[_same(key)].add(rate)
+    known = read_rates(config.file)
     for place, item in found:
         if not isinstance(item, Sample):
             yield place, item

@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -122,6 +122,8 @@ class ServedModel:
     def _kept(self, question: EvalQuestion, decoding: Decoding, n: int) -> Answers:
         try:
             return self._one(question, decoding, n)
+        except CancelledError:
+            return Failed("the run stopped while it waited")
         except Exception as error:
             log.exception("the reply to sample %s could not be read; it counts as not answered", question.sample.id)
             return Failed(f"{type(error).__name__}: {str(error)[:500]}")

@@ -32,6 +32,8 @@ class EvalPlan:
     """Items of the subset, including those not in `samples`."""
     system_prompt: str | None = None
     """System turn of questions whose rows have none."""
+    row_ids: dict[str, str] = field(default_factory=dict)
+    """Sample id -> that of its row, where it is another: several rows had it."""
     shas: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Sample id -> hashes of its images. A cache, because a training run evaluates the same plan repeatedly."""
 
@@ -97,7 +99,8 @@ def own_samples(recipe: EvalRecipe) -> list[Sample]:
 
 
 def _plan(benchmark: Benchmark, mode: Mode, prompt: Prompt, samples: list[Sample], limit: int | None) -> EvalPlan:
-    samples = unique(samples)
+    rows, samples = samples, unique(samples)
+    row_ids = {own.id: row.id for own, row in zip(samples, rows, strict=True) if own.id != row.id}
     total = len(samples)
     samples = selected(mode.select(samples) if mode.select else samples, limit)
     if any(sample.task == MATHEMATICS for sample in samples):
@@ -107,4 +110,4 @@ def _plan(benchmark: Benchmark, mode: Mode, prompt: Prompt, samples: list[Sample
             prompt.write(sample)
         except ValueError as error:
             raise ValueError(with_title(sample.title, error)) from error
-    return EvalPlan(benchmark, mode, prompt, samples, total)
+    return EvalPlan(benchmark, mode, prompt, samples, total, row_ids=row_ids)

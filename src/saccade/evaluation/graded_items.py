@@ -120,7 +120,9 @@ def judged_again(plan: EvalPlan, run: EvalRun, unjudged: Mapping[str, ItemResult
         frames = tuple(Frame(name, original, given) for name, original, given in item.details["frames"])
         before = item.details["attempts"]
         replies = [Completion(one["text"], finish_reason=one["finish_reason"], frames=frames) for one in before]
-        firsts = {int(j): [Completion(text, frames=frames)] for j, text in item.details.get("firsts", {}).items()}
+        before_it = item.details.get("firsts")
+        kept = before_it.items() if isinstance(before_it, dict) else ()  # by whoever wrote the file
+        firsts = {int(j): [Completion(str(text), frames=frames)] for j, text in kept if j.isdecimal()}
         new = graded_item(plan, run, sample, replies, firsts)
         for one, old in zip(new.details["attempts"], before, strict=True):
             one["tries"] = old["tries"]

@@ -86,7 +86,7 @@ def _results(run: RunFiles, step: int | None) -> Iterator[str]:
 def _facts(run: RunFiles) -> Iterator[str]:
     facts: dict[str, Any] = run.environment
     yield from ("", "## Data", "", "| source | SHA-256 |", "|---|---|")
-    hashes, versions = facts.get("data_hash", {}), facts.get("packages", {})
+    hashes, versions = (found if isinstance(found := facts.get(key), dict) else {} for key in ("data_hash", "packages"))
     yield from (f"| {_plain(Path(name).name)} | `{_plain(value)}` |" for name, value in hashes.items())
     named = [f"{name} {versions[name]}" for name in ("saccade", "torch", "transformers") if versions.get(name)]
     commit, device, model = (_plain(facts.get(key)) for key in ("commit", "device", "model_hash"))

@@ -34,6 +34,22 @@ class Tokens:
     """See `EncodedPrompt.opened`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a chat template writes around turns."""
+
+    tokens: int
+    """Of each turn, as a bound."""
+    opened: str
+    """See `EncodedPrompt.opened`."""
+
+
+def _growth(normalizer: str) -> int:
+    """How many times its bytes a text has at most after a tokenizer's normalizer (Unicode FAQ, "Normalization": 3 for
+    NFC and NFD, 11 for the compatibility forms)."""
+    return 1 if normalizer == "None" else 11 if "NFK" in normalizer or "Precompiled" in normalizer else 3
+
+
 class TokenCounter:
     """Counts the tokens that `adapter.encode` would produce. Each image size is encoded once, as a blank image, for
     each number of images in a prompt: some families use fewer tokens per image when there are several.
@@ -41,6 +57,8 @@ class TokenCounter:
 
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
+        backend = getattr(adapter.processors[0], "backend_tokenizer", None)
+        self._growth = _growth(str(getattr(backend, "normalizer", None)))
         self._image = lru_cache(maxsize=1 << 17)(self._measure)
         self._smalls = lru_cache(maxsize=4)(self._only_smalls)
         self._around = lru_cache(maxsize=1 << 10)(self._measure_turns)
@@ -64,9 +82,11 @@ class TokenCounter:
         if not self.surely_fits(text, sizes, room, before):
             refuse_long(self.prompt(text, sizes, before), room)
 
-    def surely_fits(self, text: str, sizes: Sequence[Size], room: int, before: Sequence[Turn] = ()) -> bool:
+    def surely_fits(
+        self, text: str, sizes: Sequence[Size], room: int, before: Sequence[Turn] = (), closed: bool = False
+    ) -> bool:
         """Whether an upper bound of a prompt's tokens (the bytes of the text) is enough to know that it has `room`, and
-        it holds nothing that `encode` refuses."""
+        it holds nothing that `encode` refuses; if `closed`, and it opens nothing that the reply must close."""
         turns = [*before, Turn("user", text)]
         try:
             refuse_unreadable(turns, len(sizes), self._adapter.reserved)
@@ -74,11 +94,13 @@ class TokenCounter:
             return False
         few = [*before[: FEW_TURNS + len(before) % 2], turns[-1]]  # later ones alternate like them
         form = tuple(replace(turn, text=f"{MARKER}A." if MARKER in turn.text else "A.") for turn in few)
-        if not sizes or (around := self._around(form)) is None:
+        if not sizes or not all(turn.text.strip() for turn in turns) or (around := self._around(form)) is None:
+            return False
+        if closed and around.opened:
             return False
         visual = sum(self._image(size, len(sizes))[0] for size in sizes)
-        letters = sum(len(turn.text.encode()) for turn in turns)
-        return len(self._smalls(len(sizes))[1]) + visual + letters + around * len(turns) <= room
+        letters = sum(self.most(turn.text) for turn in turns)
+        return len(self._smalls(len(sizes))[1]) + visual + letters + around.tokens * len(turns) <= room
 
     def reply(self, text: str, opened: str = "") -> int:
         """Tokens of a reply after what the prompt has opened, including the end-of-turn token."""
@@ -88,15 +110,19 @@ class TokenCounter:
         """A reply as rewards would read it if the model sampled exactly its tokens."""
         return opened + self._adapter.decode(self._adapter.encode_reply(text, opened))
 
-    def _measure_turns(self, turns: tuple[Turn, ...]) -> int | None:
-        """Tokens that the chat template writes around each turn of such a conversation, with an image wherever there is
-        one, as a bound; None when it does not write it."""
+    def most(self, text: str) -> int:
+        """Tokens of a text at most: its bytes once the tokenizer has normalized it."""
+        return len(text.encode()) if text.isascii() else self._growth * len(text.encode())
+
+    def _measure_turns(self, turns: tuple[Turn, ...]) -> Around | None:
+        """Of such a conversation, with an image wherever there is one; None when the chat template does not write
+        it."""
         images = [Image.new("RGB", SMALL) for turn in turns if MARKER in turn.text]
         try:
             whole = self._adapter.encode(turns[-1].text, images, before=turns[:-1])
         except ValueError:
             return None
-        return 2 * math.ceil(len(whole) / len(turns)) + TURN
+        return Around(2 * math.ceil(len(whole) / len(turns)) + TURN, whole.opened)
 
     def _measure(self, size: Size, count: int) -> tuple[int, int, Frame]:
         """(tokens in excess of a small image's, visual tokens, frame) of one of `count` images."""

@@ -168,13 +168,13 @@ def _check(
             if plain and not any(token in new for token in adapter.reserved if token != MARKER):
                 return
         # a gold answer is written in a frame, with a key for each box
-        most = max(len(_text(example).encode()) * (1 if example.gold is None else 2) + 200 for example in examples)
+        most = max(counter.most(_text(example)) * (1 if example.gold is None else 2) + 200 for example in examples)
         room = (too_long.limit if len(one.before) > 1 else context) - most  # the cutoff is looked for in conversations
-        if plain and counter.surely_fits(one.prompt, sizes, room, one.before):
+        if plain and counter.surely_fits(one.prompt, sizes, room, one.before, closed=True):
             return
         prompt, longest = counter.prompt(one.prompt, sizes, one.before), 0
         too_long.add(one, prompt.total, sum(prompt.images), prompt.opened)
-        if plain and prompt.total <= context - most:
+        if plain and not prompt.opened and prompt.total <= context - most:
             return
         for one in examples:
             try:

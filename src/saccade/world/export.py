@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from saccade.disk import partial_of, sweep_beside, writing
+from saccade.disk import partial_folder, writing
 from saccade.tasks.templates import IMAGE, write_options
 from saccade.types import Sample
 from saccade.world.generator import World, WorldItem
@@ -42,8 +42,7 @@ def write_dataset(
         raise ValueError(f"{target} exists and is not an empty folder; use a new one or remove it")
     items = [world.item(seed, index, task, split) for task in names for index in range(n_per_task)]
     target.parent.mkdir(parents=True, exist_ok=True)
-    sweep_beside(target)
-    (partial := partial_of(target)).mkdir()
+    partial = partial_folder(target)
     with writing(target.absolute().parent, f"{target} was not written; free some space, or lower n_per_task"):
         try:
             _write(items, partial, split)
