@@ -271,6 +271,9 @@ def test_what_is_no_file_is_never_replaced_by_one(tmp_path: Path) -> None:
     for name, words in {"pipe": "a device, a pipe", "link": "a device, a pipe", "folder": "is a directory"}.items():
         with pytest.raises(ValueError, match=words):
             write_text(tmp_path / name, "x")
+    for nameless in (".", "/"):
+        with pytest.raises(ValueError, match="is a directory, expected the name of a file"):
+            write_text(Path(nameless), "x")
     assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 3
 
 

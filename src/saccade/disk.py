@@ -144,6 +144,8 @@ def partial_of(path: Path) -> Path:
     or a socket, which the file would take the place of (for root even of /dev/null)."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise ValueError(f"{path} is a device, a pipe or a socket; expected the name of a file")
+    if not path.name:
+        raise ValueError(f"{path} is a directory, expected the name of a file; choose another name")
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     if partial.is_symlink():  # in a folder of others
         partial.unlink()
