@@ -70,7 +70,8 @@ def test_a_page_that_is_far_larger_than_its_file_is_not_unpacked_whatever_the_fo
     content = path.read_bytes()
     start = pq.read_metadata(path).row_group(0).column(1).data_page_offset
     endless = b"\x15\x00\x15\x02\x19\xf1" + b"\xff" * 8 + b"\x01"  # a list of 2^63 truth values
-    for broken in (endless, b"\x00" * 40, b"\x15\x00\x15\x01", b"\x1c" * 40, b"\x15\x00\x18" + b"\xff" * 12):
+    wide = b"\x15\x00\x15\x02\x15\x82\x80\x80\x80\x10"  # 2^32 + 1
+    for broken in (wide, endless, b"\x00" * 40, b"\x15\x00\x15\x01", b"\x1c" * 40, b"\x15\x00\x18" + b"\xff" * 12):
         path.write_bytes(content[:start] + broken + content[start + len(broken) :])
         ((_, error),) = columns.parquet_rows(path)
         assert "not a Parquet file that can be read" in str(error)

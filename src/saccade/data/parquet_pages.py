@@ -69,9 +69,9 @@ def _struct(file: BinaryIO, depth: int = 0) -> dict[int, Any]:
         if not byte:
             return found
         kind = byte & 15
-        number = number + (byte >> 4) if byte >> 4 else _integer(file)
+        number = number + (byte >> 4) if byte >> 4 else _integer(file, 16)
         if kind == _INT:
-            found[number] = _integer(file)
+            found[number] = _integer(file, 32)
         elif kind == _STRUCT and depth < _DEEPEST:
             found[number] = _struct(file, depth + 1)
         elif kind not in (1, 2):  # a truth value is in its type
@@ -118,7 +118,9 @@ def _varint(file: BinaryIO) -> int:
     raise ValueError("a page's header has a number that is too long")
 
 
-def _integer(file: BinaryIO) -> int:
-    """A signed number, which is written as 2n or -2n - 1."""
+def _integer(file: BinaryIO, bits: int) -> int:
+    """A signed number, which is written as 2n or -2n - 1. ValueError for more bits, which the library cuts off."""
     value = _varint(file)
+    if value >> bits:
+        raise ValueError(f"a page's header has a number of more than {bits} bits")
     return value >> 1 if not value & 1 else -(value >> 1) - 1
