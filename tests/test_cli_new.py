@@ -210,7 +210,18 @@ def test_what_holds_an_image_in_another_way_is_one_too() -> None:
     safe = base64.urlsafe_b64encode(b"\xff\xd8\xff" + b"\xfb\xff" * 99).decode()
     pictures = ([None, content], [nothing, {"bytes": content, "path": None}], {"img": content}, safe)
     assert all(map(is_picture, (*pictures, base64.b64encode(content).decode(), b"\0\0\0\x1cftypavif")))
-    others: tuple[Any, ...] = ([], [None], {"a": 1}, b"ID3\x04", b"RIFF\0\0\0\0WAVE", "a b", 5, {"a": "a.png"})
+    others: tuple[Any, ...] = (
+        b"P1 is which?",
+        b"\xff\x0a\x12",
+        [],
+        [None],
+        {"a": 1},
+        b"ID3\x04",
+        b"RIFF\0\0\0\0WAVE",
+        "a b",
+        5,
+        {"a": "a.png"},
+    )
     assert not any(map(is_picture, others))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import random
+from array import array
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +18,7 @@ from test_data_formats import png
 
 from saccade.data import DataConfig, columns, open_source
 from saccade.data.files import table_rows
-from saccade.data.parquet_pages import PageHeaders, _struct
+from saccade.data.parquet_pages import PageHeaders, Pages, _struct
 from saccade.data.records import PartlyRead, Reading
 from saccade.data.sources import items
 
@@ -204,3 +206,32 @@ def test_lists_of_several_columns_that_repeat_a_value_are_bounded_together(
         "two of 400 kB fit into a row"
     )
     assert "the column is not read" in caplog.text
+
+
+def test_consecutive_values_lie_in_as_many_pages_as_they_can() -> None:
+    random = Random(1)
+    for _ in range(300):
+        counts = [random.randint(1, 5) for _ in range(random.randint(1, 8))]
+        sizes = [random.randint(1, 99) for _ in counts]
+        page_of = [place for place, count in enumerate(counts) for _ in range(count)]
+        pages = Pages(values=array("q", counts), sizes=array("q", sizes))
+        for rows in range(1, len(page_of) + 2):
+            runs = (set(page_of[start : start + rows]) for start in range(len(page_of)))
+            assert pages.most(rows) == max(sum(sizes[place] for place in run) for run in runs)
+
+
+def test_wide_tables_of_numbers_and_short_texts_are_read_in_large_batches(tmp_path: Path) -> None:
+    many = 200_000
+    table = pa.table(
+        {f"x{i}": pa.array(range(many), pa.float64()) for i in range(20)} | {"y": [f"{i}?" for i in range(many)]}
+    )
+    pq.write_table(table, path := tmp_path / "t.parquet", compression="none", use_dictionary=False)
+    plan = columns._plan(path, 0, pq.read_metadata(path).row_group(0), table.schema, PageHeaders(path))
+    assert plan == (table.schema.names, columns.BATCH, {})
+
+
+def test_a_chunk_of_an_old_writer_may_be_longer_than_it_says(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": ["a", "b"]}), path := tmp_path / "t.parquet", use_dictionary=False)
+    column = pq.read_metadata(path).row_group(0).column(0)
+    assert PageHeaders(path, "parquet-mr version 1.2.8").of(column).total >= PageHeaders(path).of(column).total
+    assert PageHeaders(path, "parquet-mr version 1.13.1").of(column).sizes == PageHeaders(path).of(column).sizes

@@ -59,7 +59,7 @@ def parquet_rows(path: Path, packed: Packed | None = None) -> Iterator[Placed]:
                 raise ValueError("its columns are encrypted; write it without encryption")
             if len(set(names := file.schema_arrow.names)) < len(names):
                 raise ValueError(f"the columns are {listed(names)}; expected a different name for each")
-            headers, schema = PageHeaders(path), file.schema_arrow
+            headers, schema = PageHeaders(path, str(file.metadata.created_by)), file.schema_arrow
             for group in range(file.num_row_groups):
                 names, at_a_time, bombs = _plan(path, group, file.metadata.row_group(group), schema, headers)
                 if bombs and not names:
@@ -118,12 +118,17 @@ def _plan(
         elif longest:
             width += longest
             known.add(name)
-    left = [page for _, name, page in read if name not in bombs and name not in known]
-    while at_a_time > 1 and (
-        at_a_time * width + sum(min(page.total, at_a_time * page.largest) for page in left) > BATCH_BYTES
-    ):
-        at_a_time //= 2  # a value may be all of a page
+    left = [one for one in read if one[1] not in bombs and one[1] not in known]
+    while at_a_time > 1 and at_a_time * width + sum(_most(*one, at_a_time) for one in left) > BATCH_BYTES:
+        at_a_time //= 2
     return [name for name in schema.names if name not in bombs], at_a_time, bombs
+
+
+def _most(column: Any, name: str, pages: Pages, rows: int) -> int:
+    """Bytes that rows of a column may decode to where each value counts by itself; of numbers see `_width`."""
+    if column.path_in_schema != name:
+        return min(pages.total, rows * pages.largest)
+    return min(pages.total, pages.most(rows)) if column.physical_type == "BYTE_ARRAY" else 0
 
 
 def _measured(path: Path, number: int, read: Sequence[tuple[Any, str, Pages]]) -> dict[str, int]:

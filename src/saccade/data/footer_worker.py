@@ -21,7 +21,8 @@ from saccade.workers.channel import connect
 
 MEMORY, PAGES = 384 << 20, 5
 """Bytes that this process may take, and beside them times the largest page of a column."""
-TOO_LARGE = 1 << 30
+TOO_LARGE, SMALL = 1 << 30, 1 << 16
+"""What is said of a row that does not fit into this memory; and bytes of a batch whose rows need no look."""
 
 
 def look(path: str) -> int:
@@ -55,6 +56,8 @@ def decoded(path: str, group: int, column: str, page: int) -> int:
 def _longest(batch: pa.RecordBatch) -> int:
     """Bytes of the longest row of a batch of one column."""
     column = batch.column(0)
+    if (size := batch.nbytes) <= SMALL:
+        return size
     if any(
         test(column.type) for test in (types.is_string, types.is_binary, types.is_large_string, types.is_large_binary)
     ):

@@ -73,8 +73,8 @@ _BASE64_IMAGE = re.compile(
 )
 """Base64 of a JPEG, PNG, GIF, WebP, BMP or TIFF file; the first of these would also be an absolute path."""
 _IMAGE = re.compile(
-    rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF.{4}WEBP|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|P[1-6]\s|\0{3}\x0cjP  "
-    rb"|.{4}ftyp(?:avif|avis|heic|heix|mif1)|\xff\x0a|\0{3}\x0cJXL ",
+    rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|RIFF.{4}WEBP|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|\0{3}\x0c(?:jP  |JXL )"
+    rb"|P[1-6]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s|.{4}ftyp(?:avif|avis|heic|heix|mif1)",
     re.DOTALL,
 )
 """The first bytes of an image file, of a format that is not read too."""
