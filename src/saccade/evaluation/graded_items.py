@@ -122,7 +122,7 @@ def judged_again(plan: EvalPlan, run: EvalRun, unjudged: Mapping[str, ItemResult
         replies = [Completion(one["text"], finish_reason=one["finish_reason"], frames=frames) for one in before]
         before_it = item.details.get("firsts")
         kept = before_it.items() if isinstance(before_it, dict) else ()  # by whoever wrote the file
-        firsts = {int(j): [Completion(str(text), frames=frames)] for j, text in kept if j.isdecimal()}
+        firsts = {int(j): [Completion(str(text), frames=frames)] for j, text in kept if j.isdecimal() and len(j) < 9}
         new = graded_item(plan, run, sample, replies, firsts)
         for one, old in zip(new.details["attempts"], before, strict=True):
             one["tries"] = old["tries"]
