@@ -37,8 +37,8 @@ ROW_ELEMENTS = 1_000_000
 DENSE_BYTES = 32 << 20
 """Bytes of a column chunk that may be more than RATIO times as many as in the file."""
 PAGE_BYTES, PAGE_RATIO = 96 << 20, 8
-"""Bytes of the largest pages of all columns together, each of which is unpacked as a whole, but for those of less than
-so many times their chunk's bytes in the file."""
+"""Bytes of the largest pages of all columns together, each of which is unpacked as a whole. Those that take less than
+this many times the bytes of their chunk in the file do not count."""
 LIGHT_BYTES = 8 << 20
 """A batch below it becomes Python objects at once, a larger one row by row."""
 MOST_EMPTY, WIDE = 512 << 20, 512

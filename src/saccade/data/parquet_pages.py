@@ -35,7 +35,7 @@ class Pages:
     sizes: array[int] = field(default_factory=lambda: array("q"))
 
     def most(self, count: int) -> int:
-        """Bytes of the pages that so many values in a row can lie in: one of them may be all of its page."""
+        """Bytes of the pages that `count` consecutive values can lie in: one of them may be all of its page."""
         most = held = inside = first = 0
         for last, (values, size) in enumerate(zip(self.values, self.sizes, strict=True)):
             held, inside = held + size, inside + values
