@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import random
+import subprocess
+import sys
 from array import array
 from pathlib import Path
 from random import Random
@@ -235,3 +237,15 @@ def test_a_chunk_of_an_old_writer_may_be_longer_than_it_says(tmp_path: Path) -> 
     column = pq.read_metadata(path).row_group(0).column(0)
     assert PageHeaders(path, "parquet-mr version 1.2.8").of(column).total >= PageHeaders(path).of(column).total
     assert PageHeaders(path, "parquet-mr version 1.13.1").of(column).sizes == PageHeaders(path).of(column).sizes
+
+
+def test_reading_data_sets_no_variable_of_this_process(tmp_path: Path) -> None:
+    """Such as the threads of torch, which may be imported later; those are for the process that looks at footers."""
+    pq.write_table(pa.table({"x": ["a"]}), path := tmp_path / "t.parquet")
+    code = (
+        "import os, sys\nfrom pathlib import Path\nbefore = dict(os.environ)\n"
+        "from saccade.data.columns import parquet_rows\n"
+        "assert [row for _, row in parquet_rows(Path(sys.argv[1]))] == [{'x': 'a'}]\n"
+        "assert dict(os.environ) == before, set(os.environ.items()) - set(before.items())\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)

@@ -21,13 +21,13 @@ from saccade.workers.channel import connect
 
 MEMORY, PAGES = 384 << 20, 5
 """Bytes that this process may take, and beside them times the largest page of a column."""
-TOO_LARGE, SMALL = 1 << 30, 1 << 16
-"""What is said of a row that does not fit into this memory; and bytes of a batch whose rows need no look."""
+FOOTER, SMALL = 1 << 30, 1 << 16
+"""Bytes that it may take for a footer; and bytes of a batch whose rows need no look."""
 
 
 def look(path: str) -> int:
     """Everything in the footer that `saccade.data.columns` reads."""
-    _limit(TOO_LARGE)
+    _limit(FOOTER)
     try:
         with pq.ParquetFile(path) as file:
             for group in map(file.metadata.row_group, range(file.num_row_groups)):
@@ -39,7 +39,7 @@ def look(path: str) -> int:
 
 
 def decoded(path: str, group: int, column: str, page: int) -> int:
-    """Bytes of the longest row of a column; TOO_LARGE for more than the memory here."""
+    """Bytes of the longest row of a column; -1 for more than the memory here."""
     _limit(MEMORY + PAGES * page)
     for rows in (64, 1):
         try:
@@ -50,7 +50,7 @@ def decoded(path: str, group: int, column: str, page: int) -> int:
             continue
         except Exception:  # noqa: BLE001 - the reader meets it too
             return 0
-    return TOO_LARGE
+    return -1
 
 
 def _longest(batch: pa.RecordBatch) -> int:

@@ -8,11 +8,12 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from saccade.data.footer_worker import TOO_LARGE
 from saccade.data.parquet_pages import Pages
 from saccade.workers.process import Worker, WorkerLost, WorkerPool
 
 MODULE = "saccade.data.footer_worker"
+"""Never imported here: it sets variables that are for its own process."""
+TOO_LARGE = 1 << 30
 LOOK_S, BYTES_A_S = 60.0, 4e6
 """Seconds for one footer on a busy machine, and the bytes of a column that a slow disk gives in one."""
 
@@ -29,9 +30,10 @@ def decoded_bytes(path: Path, group: int, column: str, pages: Pages) -> int:
     """Bytes that a row of a column decodes to at most; TOO_LARGE where this cannot be known in the memory that its
     pages take."""
     try:
-        return _ask(str(path.resolve()), group, column, pages.largest, seconds=LOOK_S + pages.total / BYTES_A_S)
+        found = _ask(str(path.resolve()), group, column, pages.largest, seconds=LOOK_S + pages.total / BYTES_A_S)
     except WorkerLost:
         return TOO_LARGE
+    return found if found >= 0 else TOO_LARGE
 
 
 def _ask(*job: str | int, seconds: float = LOOK_S) -> int:
