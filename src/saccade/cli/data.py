@@ -48,15 +48,15 @@ def passrate(
 
     from saccade.data.pass_rates import rate_row
     from saccade.evaluation.benchmarking import evaluate
-    from saccade.evaluation.eval_plan import plan
+    from saccade.evaluation.graded_items import ROW_ID
     from saccade.evaluation.items import read_items
 
     asked, key = as_evaluation(recipe, overrides or (), out, samples), os.environ.get("OPENAI_API_KEY")
     with Progress(transient=True) as bars:
         bar = bars.add_task("rows", total=None)
         evaluate(asked, lambda _, done, total: bars.update(bar, completed=done, total=total), key)
-    items, ids = read_items(out / "items.jsonl"), plan(asked).row_ids
-    rows = [rate_row(ids.get(one.sample_id, one.sample_id), one.question, one.gold, one.verdicts) for one in items]
+    items = read_items(out / "items.jsonl")
+    rows = [rate_row(one.details.get(ROW_ID, one.sample_id), one.question, one.gold, one.verdicts) for one in items]
     write_text(out / RATES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     counts = Counter(row["right"] for row in rows)
     mixed = sum(number for right, number in counts.items() if 0 < right < samples)

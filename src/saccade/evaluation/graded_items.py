@@ -29,6 +29,8 @@ JUDGE_FAILED = "judge failed"
 """The route of a reply whose judge did not answer."""
 WHY = "unjudged"
 """The key of details that says why."""
+ROW_ID = "row_id"
+"""The key of details that has the id of the sample's row, where several rows had it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ def graded_item(
             "crowds": sample.meta.get("crowds") or [],
             "boxes": [[list(box), label] for box, label in grades[0].boxes],
             "attempts": attempts,
+            **({ROW_ID: plan.row_ids[sample.id]} if sample.id in plan.row_ids else {}),
             **waits,
         },
     )
@@ -120,8 +123,8 @@ def judged_again(plan: EvalPlan, run: EvalRun, unjudged: Mapping[str, ItemResult
         frames = tuple(Frame(name, original, given) for name, original, given in item.details["frames"])
         before = item.details["attempts"]
         replies = [Completion(one["text"], finish_reason=one["finish_reason"], frames=frames) for one in before]
-        before_it = item.details.get("firsts")
-        kept = before_it.items() if isinstance(before_it, dict) else ()  # by whoever wrote the file
+        known = item.details.get("firsts")
+        kept = known.items() if isinstance(known, dict) else ()  # whoever wrote the file
         firsts = {int(j): [Completion(str(text), frames=frames)] for j, text in kept if j.isdecimal() and len(j) < 9}
         new = graded_item(plan, run, sample, replies, firsts)
         for one, old in zip(new.details["attempts"], before, strict=True):

@@ -61,7 +61,7 @@ def _body(source: ExportSource, exported: Exported) -> Iterator[str]:
     if source.run is not None:
         yield from _results(source.run, source.step)
         yield from _facts(source.run)
-        fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", source.run.config_text)), 0)
+        fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", source.run.config_text))])
         yield from ("", "## Recipe", "", f"{fence}yaml", source.run.config_text.rstrip(), fence)
 
 
