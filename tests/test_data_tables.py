@@ -16,8 +16,8 @@ from test_data_formats import jsonl, parquet, png
 
 from saccade.config import load
 from saccade.data import DataConfig, open_source
-from saccade.data.columns import parquet_rows
 from saccade.data.images import image_size
+from saccade.data.parquet import parquet_rows
 from saccade.data.preflight import preflight
 from saccade.data.questions import listed_options
 from saccade.data.sources import items

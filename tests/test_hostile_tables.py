@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pyarrow import types
 
-from saccade.data import DataConfig, columns, images, open_source, saved_sets, unpacked
+from saccade.data import DataConfig, columns, images, open_source, parquet, saved_sets, unpacked
 from saccade.data.files import count_rows, table_rows
 from saccade.data.images import image_size
 from saccade.data.records import Reading
@@ -201,7 +201,7 @@ def test_views_within_other_values_of_parquet_are_read_as_polars_writes_them(tmp
         texts = pa.array([["a", "b"], None, []], pa.list_(kinds[0])).cast(pa.list_(kind))
         pairs = pa.array([{"a": "c", "b": ["d"]}, None, {}], both)
         pq.write_table(pa.table({"c": texts, "d": pairs}), tmp_path / "views.parquet")
-        found.append([row for _, row in columns.parquet_rows(tmp_path / "views.parquet")])
+        found.append([row for _, row in parquet.parquet_rows(tmp_path / "views.parquet")])
     assert found[0] == found[1] and len(found[0]) == 3 and found[0][0]["d"]["b"][0] in ("d", b"d")
 
 
@@ -224,14 +224,11 @@ def test_offsets_that_lie_in_an_arrow_file_are_a_line_and_do_not_crash(tmp_path:
             assert [isinstance(row, ValueError) for row in rows] == ([True, False] if good else [True]), (kind, offsets)
 
 
-def test_encrypted_columns_are_refused_before_the_library_aborts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_encrypted_columns_are_refused_before_the_library_aborts(tmp_path: Path) -> None:
     pq.write_table(pa.table({"question": ["a"]}), tmp_path / "t.parquet")
     signed = (tmp_path / "t.parquet").read_bytes()
     length = int.from_bytes(signed[-8:-4], "little") + 28  # a nonce and a tag follow the plain footer
     (tmp_path / "t.parquet").write_bytes(signed[:-8] + b"\1" * 28 + length.to_bytes(4, "little") + b"PAR1")
-    monkeypatch.setattr(columns, "_plan", None)
     ((_, error),) = table_rows(Reading(tmp_path / "t.parquet", tmp_path))
     assert "encrypted" in str(error)
 
@@ -346,21 +343,6 @@ def test_coco_entries_that_leave_a_gold_in_doubt_cost_their_images(
     assert source.skipped == 1 and said in source.first_skipped
 
 
-def test_a_footer_that_ends_the_library_s_process_costs_its_file_only(folder: Path) -> None:
-    """Its column may be empty when it was written and never when it is read, so that its statistics do not fit."""
-    path = folder / "rows.parquet"
-    pq.write_table(pa.table({"question": ["a", None, "b"]}), path)
-    whole = path.read_bytes()
-    assert len(list(columns.parquet_rows(path))) == 3
-    begin = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    path.write_bytes(whole[:begin] + whole[begin:].replace(b"\x25\x02", b"\x25\x00", 1))
-    for _ in range(2):
-        ((place, error),) = columns.parquet_rows(path)
-        assert place == "rows.parquet:1" and "its footer is damaged" in str(error)
-    path.write_bytes(whole)
-    assert len(list(columns.parquet_rows(path))) == 3
-
-
 ODD_NAMES = {
     "images/\0b.png": "expected a file name",
     f"images/{'x' * 300}.png": "File name too long",
@@ -403,77 +385,11 @@ def test_a_label_file_that_cannot_be_read_is_no_image_without_objects(folder: Pa
     assert [item.id for _, item in found if isinstance(item, Sample)] == ["images/a.png", "images/c.png"]
 
 
-BIG = 3 << 20
-FIXED = {"a fixed size": pa.binary(BIG), "a list of a fixed size": pa.list_(pa.int8(), BIG)}
-
-
-@pytest.mark.parametrize("name", ["texts of shared beginnings", "a dictionary", *FIXED])
-def test_rows_of_parquet_that_are_long_in_few_bytes_are_decoded_few_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    texts = pa.array(["a" * BIG + (str(i) if name.startswith("texts") else "") for i in range(64)])
-    column = pa.nulls(64, FIXED[name]) if name in FIXED else texts
-    encoding = {"column_encoding": {"x": "DELTA_BYTE_ARRAY"}} if name.startswith("texts") else {}
-    file = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"x": column}), file, compression="zstd", use_dictionary=name == "a dictionary", **encoding)
-    sizes: list[int] = []
-    monkeypatch.setattr(columns, "rows_of", lambda batch, packed: sizes.append(batch.num_rows) or [])
-    assert list(columns.parquet_rows(file)) == []
-    assert sum(sizes) == 64 and max(sizes) * BIG <= columns.BATCH_BYTES
-
-
-FIXED_BYTES, FIXED_LIST = pa.binary(BIG >> 8), pa.list_(pa.int8(), BIG >> 8)
-TENSOR = pa.fixed_shape_tensor(pa.int8(), [BIG >> 8])
-HOLLOW = {
-    "lists": ([None] * 200, pa.list_(FIXED_LIST)),
-    "bytes in large lists": ([None] * 200, pa.large_list(FIXED_BYTES)),
-    "a struct in a list": ([{"a": None}] * 200, pa.list_(pa.struct([("a", FIXED_BYTES), ("b", pa.int8())]))),
-    "lists in a map": ([("a", None)] * 200, pa.map_(pa.string(), FIXED_LIST)),
-    "a list in a struct in a map": (
-        [("a", {"b": [None] * 200})],
-        pa.map_(pa.string(), pa.struct([("b", pa.list_(FIXED_LIST))])),
-    ),
-    "lists of lists in a list of a fixed size": ([[None] * 200], pa.list_(pa.list_(FIXED_BYTES), 1)),
-}
-
-
-@pytest.mark.parametrize("name", [*HOLLOW, "tensors in a list"])
-def test_nulls_of_a_fixed_size_within_lists_are_not_unpacked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
-) -> None:
-    """Files of a kilobyte, each of which would take more than what is allowed here."""
-    monkeypatch.setattr(columns, "MOST_EMPTY", 1 << 21)
-    if name in HOLLOW:
-        column = pa.array([HOLLOW[name][0]], HOLLOW[name][1])
-    else:
-        tensors = pa.ExtensionArray.from_storage(TENSOR, pa.nulls(200, FIXED_LIST))
-        column = pa.ListArray.from_arrays(pa.array([0, 200], pa.int32()), tensors)
-    pq.write_table(pa.table({"q": ["one"], "x.y": column}), tmp_path / "a.parquet")
-    assert [row for _, row in columns.parquet_rows(tmp_path / "a.parquet")] == [{"q": "one"}]
-    assert "column 'x.y." in caplog.text and "the column is not read" in caplog.text
-
-
 def test_boxes_and_keypoints_of_a_fixed_size_are_read(tmp_path: Path) -> None:
     kinds = {"boxes": pa.list_(pa.list_(pa.float64(), 4)), "keypoints": pa.list_(pa.list_(pa.float32(), 51))}
     rows = [{"boxes": [[i / 7, 1.0, 2.0, 3.0]] * 3, "keypoints": [[float(i)] * 51] * 2} for i in range(2_000)]
     pq.write_table(pa.Table.from_pylist(rows, pa.schema(kinds)), tmp_path / "a.parquet")
-    assert [row for _, row in columns.parquet_rows(tmp_path / "a.parquet")] == rows
-
-
-def test_all_columns_of_a_row_together_are_as_wide_as_a_row_may_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(columns, "ROW_BYTES", 1 << 20)
-    wide = {f"x{i}": pa.nulls(1, pa.binary(400_000)) for i in range(9)}
-    pq.write_table(pa.table(wide), tmp_path / "a.parquet")
-    assert [len(row) for _, row in columns.parquet_rows(tmp_path / "a.parquet")] == [2]
-
-
-def test_a_file_of_nothing_but_rows_that_are_too_wide_is_refused_in_a_line(tmp_path: Path) -> None:
-    wide = pa.nulls(3, pa.binary(columns.ROW_BYTES + 1))
-    pq.write_table(pa.table({"x": wide}), tmp_path / "a.parquet")
-    ((_, found),) = columns.parquet_rows(tmp_path / "a.parquet")
-    assert isinstance(found, ValueError) and "column 'x' has 67,108,865 bytes in each of its rows" in str(found)
+    assert [row for _, row in parquet.parquet_rows(tmp_path / "a.parquet")] == rows
 
 
 def test_a_type_from_beside_arrow_is_refused_before_it_is_read(tmp_path: Path) -> None:

@@ -12,12 +12,10 @@ from itertools import count
 from pathlib import Path
 from typing import TextIO
 
-import pyarrow.parquet as pq
-
 from saccade.data.annotations import yolo_files
-from saccade.data.columns import parquet_rows
 from saccade.data.hub_sets import set_files
 from saccade.data.json_stream import MOST_ELEMENTS, elements
+from saccade.data.parquet import count_parquet, parquet_rows
 from saccade.data.records import LARGEST_ROW, Placed, Reading, jsonl_rows
 from saccade.data.saved_sets import saved_rows
 from saccade.data.unpacked import Packed
@@ -149,7 +147,7 @@ def count_rows(path: Path) -> int | None:
 
 def _count(file: Path) -> int:
     if file.suffix == ".parquet":
-        return pq.ParquetFile(file).metadata.num_rows
+        return count_parquet(file)
     rows = 0
     with file.open("rb") as lines:  # not line by line, since a line may be larger than the memory
         while block := lines.read(1 << 20):

@@ -1,7 +1,8 @@
 """Messages of a worker process: JSON in frames, so that nothing which arrives can hang or mislead its parent.
 
 What runs there may write to any descriptor, return values of any class, and raise errors of any size. So a frame has a
-mark, a length with a limit and a deadline for all of it, and holds only numbers and cut, printable texts.
+mark, a length with a limit and a deadline for all of it, and holds only numbers and cut, printable texts. Workers that
+run only our own code may send bytes too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from saccade.workers.watcher import end_with_parent
 
-MARK = b"SACC"
+MARK, BYTES_MARK = b"SACC", b"SACB"
 _SUBREAPER = 36
 LARGEST = 1 << 20
 """Bytes of a frame."""
@@ -49,8 +50,8 @@ def clean(text: Any, longest: int = LONGEST) -> str:
 
 
 def connect(watched: bool = False) -> tuple[Iterator[Any], Callable[[Any], None]]:
-    """The process's own end: the jobs until its parent ends, and a function that sends a message of plain values.
-    With `watched` it is ended when its parent was killed in the middle of a job.
+    """The process's own end: the jobs until its parent ends, and a function that sends a message of plain values, or of
+    bytes. With `watched` it is ended when its parent was killed in the middle of a job.
 
     From then on nothing that is printed can be taken for a message, and the signals that schedulers send to all
     processes of a job are left to the parent, which finishes its step first.
@@ -81,10 +82,10 @@ def _out_of_the_way(descriptor: int) -> int:
 
 
 def _write_frame(descriptor: int, message: Any) -> None:
-    body = json.dumps(message).encode()
-    data = memoryview(MARK + struct.pack(">I", len(body)) + body)
-    while data:
-        data = data[os.write(descriptor, data) :]
+    mark, body = (BYTES_MARK, message) if isinstance(message, bytes) else (MARK, json.dumps(message).encode())
+    for data in (memoryview(mark + struct.pack(">I", len(body))), memoryview(body)):
+        while data:
+            data = data[os.write(descriptor, data) :]
 
 
 def send_object(descriptor: int, value: Any, seconds: float) -> None:
@@ -132,9 +133,10 @@ def _exactly(descriptor: int, count: int) -> bytes:
 class FrameReader:
     """Reads frames from a descriptor that anybody may have written to."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, most_bytes: int = 0) -> None:
+        """`most_bytes`: of a message of bytes; such are refused without it."""
         os.set_blocking(descriptor, False)
-        self._descriptor, self._buffer = descriptor, bytearray()
+        self._descriptor, self._buffer, self._most_bytes = descriptor, bytearray(), most_bytes
 
     def read(self, seconds: float, alive: Callable[[], bool]) -> Any:
         """The next message. TimeoutError when it is not complete in time; BrokenChannel when the process ended, which
@@ -160,18 +162,20 @@ class FrameReader:
 
     def _next(self) -> tuple[Any] | None:
         """A complete message, if there is one."""
-        head = len(MARK) + 4
-        if not MARK.startswith(bytes(self._buffer[: len(MARK)])):
+        head, mark = len(MARK) + 4, bytes(self._buffer[: len(MARK)])
+        if not MARK.startswith(mark) and not (self._most_bytes and BYTES_MARK.startswith(mark)):
             raise BrokenChannel
         if len(self._buffer) < head:
             return None
         (length,) = struct.unpack(">I", self._buffer[len(MARK) : head])
-        if length > LARGEST:
+        if length > (self._most_bytes if mark == BYTES_MARK else LARGEST):
             raise BrokenChannel
         if len(self._buffer) < head + length:
             return None
-        body = bytes(self._buffer[head : head + length])
+        body = bytes(memoryview(self._buffer)[head : head + length])
         del self._buffer[: head + length]
+        if mark == BYTES_MARK:
+            return (body,)
         try:
             return (json.loads(body),)
         except (ValueError, RecursionError):

@@ -33,10 +33,16 @@ class Worker:
     """`python -m module argument ...` in a session of its own. It must `connect` and send a greeting."""
 
     def __init__(
-        self, module: str, *arguments: str, printed: Callable[[IO[bytes]], None] | None = None, first: Any = None
+        self,
+        module: str,
+        *arguments: str,
+        printed: Callable[[IO[bytes]], None] | None = None,
+        first: Any = None,
+        most_bytes: int = 0,
     ) -> None:
         """Sends `first`, if given, and waits for the greeting. `printed` reads, in a thread, what the process prints,
-        which is dropped without it. WorkerLost when there is no greeting."""
+        which is dropped without it; `most_bytes`: of a message of bytes, none without it. WorkerLost when there is no
+        greeting."""
         # -P: else a file of the working directory, which may be one of data, is imported in place of a module
         self.command = [sys.executable, "-P", "-m", module, *arguments]
         self._mark = f"SACCADE_WORKER_{secrets.token_hex(8)}"
@@ -51,7 +57,7 @@ class Worker:
         assert self._process.stdin and self._process.stdout
         self._jobs = os.dup(self._process.stdin.fileno())
         os.set_blocking(self._jobs, False)
-        self._answers = FrameReader(os.dup(self._process.stdout.fileno()))
+        self._answers = FrameReader(os.dup(self._process.stdout.fileno()), most_bytes)
         self._process.stdin.close()
         self._process.stdout.close()
         if printed:
