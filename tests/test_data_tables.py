@@ -482,13 +482,8 @@ def test_a_converted_table_gives_the_same_samples(folder: Path) -> None:
     assert json.loads((folder / "out" / "summary.json").read_text())["format"] == "table"
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [pa.array([2**62], pa.timestamp("us")), pa.array([2**30], pa.date32()), pa.array([b"\xff"]).view(pa.string())],
-    ids=["a time", "a date", "bytes of another encoding"],
-)
-def test_a_cell_that_python_cannot_hold_costs_its_row_only(tmp_path: Path, bad: pa.Array) -> None:
-    whole = pa.nulls(1, bad.type)
+def test_a_cell_that_python_cannot_hold_costs_its_row_only(tmp_path: Path) -> None:
+    whole, bad = pa.nulls(1, pa.string()), pa.array([b"\xff"]).view(pa.string())
     pq.write_table(pa.table({"id": [1, 2, 3], "x": pa.chunked_array([whole, bad, whole])}), tmp_path / "t.parquet")
     found = [row for _, row in parquet_rows(tmp_path / "t.parquet")]
     assert [row if isinstance(row, dict) else str(row)[:37] for row in found] == [

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pyarrow import types
 
-from saccade.data import DataConfig, columns, images, open_source, parquet, saved_sets, unpacked
+from saccade.data import DataConfig, arrow_rows, images, open_source, parquet, saved_sets, unpacked
 from saccade.data.files import count_rows, table_rows
 from saccade.data.images import image_size
 from saccade.data.records import Reading
@@ -190,7 +190,7 @@ def test_values_in_dictionaries_views_and_runs_are_read_as_such(tmp_path: Path) 
     runs = pa.RunEndEncodedArray.from_arrays([1, 3], ["a", "b"])
     kinds = [texts, texts.dictionary_encode(), texts.cast(pa.string_view()), runs]
     table = pa.table({f"c{place}": one for place, one in enumerate(kinds)})
-    assert list(columns.rows_of(table)) == [{f"c{i}": text for i in range(4)} for text in ("a", "b", "b")]
+    assert list(arrow_rows.rows_of(table)) == [{f"c{i}": text for i in range(4)} for text in ("a", "b", "b")]
 
 
 @pytest.mark.parametrize("kinds", [(pa.string(), pa.string_view()), (pa.binary(), pa.binary_view())])

@@ -1,19 +1,16 @@
-"""Rows of Arrow's tables in bounded memory: few at a time, none that is too large. A file of a few kilobytes can hold
+"""Parts of Arrow's tables in bounded memory: few rows at a time, with plain values. A file of a few kilobytes can hold
 gigabytes: one long value in a dictionary, repeated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from saccade.data.unpacked import Packed, elements, taken
-
-if TYPE_CHECKING:
-    from saccade.data.records import Row
+from saccade.data.unpacked import elements
 
 BATCH = 64
 """Most rows in memory at a time; each may include its images."""
@@ -22,7 +19,7 @@ BATCH_BYTES = 64 << 20
 ROW_BYTES, ROW_ELEMENTS = 64 << 20, 1_000_000
 """Most bytes of one row, and most elements of all its lists."""
 LIGHT_BYTES = 8 << 20
-"""A batch below it becomes Python objects at once, a larger one row by row."""
+"""A batch below it is passed on at once, a larger one row by row."""
 _VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 
 
@@ -37,26 +34,6 @@ def _stored(kind: Any) -> Any:
     return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
-def rows_of(table: Any, packed: Packed | None = None) -> Iterator[Row | ValueError]:
-    """The rows of a batch or table one by one; the error to raise for a row beyond ROW_BYTES or ROW_ELEMENTS, and for
-    one with a value that Python does not have: a date after the year 9999, text that is not UTF-8. ValueError when
-    all rows so far are more than `packed` allows."""
-    for piece in pieces(table):
-        if packed is not None:
-            packed.add(taken(piece))
-        if is_heavy(piece):
-            for place in range(piece.num_rows):
-                row = piece.slice(place, 1)
-                yield too_large(row) if is_heavy(row) else _python(row)
-        elif piece.nbytes > LIGHT_BYTES:
-            yield from (_python(piece.slice(place, 1)) for place in range(piece.num_rows))
-        else:
-            try:
-                yield from piece.to_pylist()
-            except (pa.ArrowException, ValueError, ArithmeticError):  # of one of its rows
-                yield from (_python(piece.slice(place, 1)) for place in range(piece.num_rows))
-
-
 def is_heavy(piece: Any) -> bool:
     """Whether some rows are larger together than one may be."""
     return piece.nbytes > ROW_BYTES or elements(piece) > ROW_ELEMENTS
@@ -65,13 +42,6 @@ def is_heavy(piece: Any) -> bool:
 def too_large(row: Any) -> ValueError:
     """The error for a row that is heavy."""
     return ValueError(f"a row of {row.nbytes:,} bytes and {elements(row):,} list elements is too large")
-
-
-def _python(row: Any) -> Row | ValueError:
-    try:
-        return row.to_pylist()[0]
-    except (pa.ArrowException, ValueError, ArithmeticError) as error:
-        return ValueError(f"the row has a value that cannot be read ({first_line(error)})")
 
 
 def pieces(table: Any) -> Iterator[Any]:
@@ -110,33 +80,40 @@ def _hides(kind: Any) -> bool:
     return _is_indirect(kind) or any(map(_hides, _inside(kind)))
 
 
-def without_views(batch: Any) -> Any:
-    """A batch of Parquet, where views do not share bytes, with plain texts: Polars writes views, in lists too. Of types
-    that are defined beside Arrow, such as JSON, what they store; the library crashes when it casts some of them."""
+def plainly(batch: Any) -> Any:
+    """A batch of Parquet with texts in place of views and categories, also within others, as Polars writes them. Of
+    types that are defined beside Arrow, such as JSON, what they store, and UUIDs as texts; the library crashes when it
+    casts some of them."""
     columns = list(map(_storage, batch.columns))
-    kinds = [one.type if any(map(_is_odd, inner_types(one.type))) else with_types(one.type, _VIEWS) for one in columns]
+    kinds = [one.type if any(map(_is_odd, inner_types(one.type))) else with_types(one.type, _plain) for one in columns]
     plain = [one if one.type == kind else one.cast(kind) for one, kind in zip(columns, kinds, strict=True)]
     return pa.RecordBatch.from_arrays(plain, batch.schema.names)
 
 
+def _plain(kind: Any) -> Any:
+    return _plain(kind.value_type) if types.is_dictionary(kind) else _VIEWS.get(kind, kind)
+
+
 def _storage(array: Any) -> Any:
+    if isinstance(array.type, pa.UuidType):
+        return pa.array([None if one is None else str(one) for one in array.to_pylist()], pa.string())
     return _storage(array.storage) if isinstance(array, pa.ExtensionArray) else array
 
 
-def with_types(kind: Any, other: Mapping[Any, Any]) -> Any:
-    """A type with those of `other` in place of their keys, also within structs, lists and maps."""
+def with_types(kind: Any, changed: Callable[[Any], Any]) -> Any:
+    """A type with others in it, also within structs, lists and maps."""
     kind = _stored(kind)
     if types.is_struct(kind):
-        return pa.struct([field.with_type(with_types(field.type, other)) for field in kind])
+        return pa.struct([field.with_type(with_types(field.type, changed)) for field in kind])
     if types.is_list(kind) or types.is_large_list(kind):
-        value = kind.value_field.with_type(with_types(kind.value_type, other))
+        value = kind.value_field.with_type(with_types(kind.value_type, changed))
         return pa.list_(value) if types.is_list(kind) else pa.large_list(value)
     if types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(with_types(kind.value_type, other)), kind.list_size)
+        return pa.list_(kind.value_field.with_type(with_types(kind.value_type, changed)), kind.list_size)
     if types.is_map(kind):
-        key, item = (one.with_type(with_types(one.type, other)) for one in (kind.key_field, kind.item_field))
+        key, item = (one.with_type(with_types(one.type, changed)) for one in (kind.key_field, kind.item_field))
         return pa.map_(key, item, keys_sorted=kind.keys_sorted)
-    return other.get(kind, kind)
+    return changed(kind)
 
 
 def _inside(kind: Any) -> list[Any]:

@@ -16,7 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from saccade.data.columns import BATCH, first_line, holds_bytes, rows_of
+from saccade.data.arrow_rows import labels_of, rows_of
+from saccade.data.columns import BATCH, first_line, holds_bytes
 from saccade.data.records import PartlyRead, Placed
 from saccade.data.unpacked import Packed
 from saccade.faults import listed
@@ -66,7 +67,7 @@ class _File:
         self._memory = MEMORY + TIMES * self.size
         schema, (self._groups, self.count) = self._answers()
         self._schema = pa.ipc.read_schema(pa.py_buffer(schema))
-        self._bombs = dict[str, str]()
+        self._labels, self._bombs = labels_of(self._schema), dict[str, str]()
         """Column that is left out -> why."""
         if len(set(names := self._schema.names)) < len(names):
             raise ValueError(f"the columns are {listed(names)}; expected a different name for each")
@@ -75,7 +76,7 @@ class _File:
         for group in range(self._groups):
             for batch in self._batches(group):
                 pictures = [why for name, why in self._bombs.items() if holds_bytes(self._schema.field(name).type)]
-                for row in [ValueError(batch)] if isinstance(batch, str) else rows_of(batch, packed):
+                for row in [ValueError(batch)] if isinstance(batch, str) else rows_of(batch, packed, self._labels):
                     found = PartlyRead(row, self._bombs) if self._bombs and isinstance(row, dict) else row
                     yield ValueError(pictures[0]) if pictures else found
 

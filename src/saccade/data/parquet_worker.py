@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saccade.data.columns import LIGHT_BYTES, first_line, is_heavy, pieces, too_large, without_views
+from saccade.data.columns import LIGHT_BYTES, first_line, is_heavy, pieces, plainly, too_large
 from saccade.data.unpacked import RATIO
 from saccade.workers.channel import clean, connect
 
@@ -51,7 +51,7 @@ def rows(path: str, number: int, left_out: list[int], at_a_time: int, first: int
             before, end = end, end + batch.num_rows
             if end <= first:
                 continue
-            for piece in pieces(without_views(batch.select(names).slice(max(0, first - before)))):
+            for piece in pieces(plainly(batch.select(names).slice(max(0, first - before)))):
                 for name, column in zip(names, piece.columns, strict=True):
                     taken[name] = taken.get(name, 0) + column.nbytes
                     if taken[name] > allowed[name] + SHARE * (end - first):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from decimal import Decimal
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,28 +27,30 @@ class PartlyRead(Row):
     """A row some of whose columns are not read: looking for one of them is a ValueError, since it may not count as
     absent."""
 
-    def __init__(self, row: Row, left_out: Mapping[str, str]) -> None:
-        """`left_out`: name of a column -> why."""
+    def __init__(self, row: Row, left_out: Mapping[str, str], times: Mapping[str, str] | None = None) -> None:
+        """`left_out`: name of a column -> why; `times`: the same of those that cannot hold images."""
         super().__init__(row)
-        self._left_out = left_out
+        before = row if isinstance(row, PartlyRead) else None
+        self._left_out: dict[str, str] = {**(before._left_out if before else {}), **left_out}
+        self._times: dict[str, str] = {**(before._times if before else {}), **(times or {})}
 
     def refuse(self) -> None:
-        """ValueError for the first of these columns."""
-        why, way = (
-            next(iter(self._left_out.values())),
-            "remove it (source table: or say that there are none, image: [])",
-        )
-        raise ValueError(f"{why}; the column is not read, and no other holds images; {way}")
+        """ValueError for the first column that may hold images."""
+        for why in self._left_out.values():
+            way = "remove it (source table: or say that there are none, image: [])"
+            raise ValueError(f"{why}; the column is not read, and no other holds images; {way}")
 
     def __or__(self, other: Any) -> Any:
-        return PartlyRead(super().__or__(other), self._left_out)
+        return PartlyRead(super().__or__(other), self._left_out, self._times)
 
     def __ror__(self, other: Any) -> Any:
-        return PartlyRead(super().__ror__(other), self._left_out)
+        return PartlyRead(super().__ror__(other), self._left_out, self._times)
 
     def __contains__(self, name: object) -> bool:
         if (why := self._left_out.get(str(name))) is not None:
             raise ValueError(f"{why}; the column is not read; write it again with smaller values")
+        if (why := self._times.get(str(name))) is not None:
+            raise ValueError(f"{why}; write it as text")
         return super().__contains__(name)
 
     def __getitem__(self, name: str) -> Any:
@@ -214,7 +217,7 @@ def text_of(value: Any, what: str) -> str:
     """A text, or a number as one; bytes as UTF-8, as tables of other programs hold texts. ValueError for all else."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")  # refused with the row
-    if not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float | Decimal):
         raise ValueError(f"{what} is {shown(value)}, expected a text")
     return str(value)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from saccade.data.columns import first_line, inner_types, rows_of, with_types
+from saccade.data.arrow_rows import labels_of, rows_of
+from saccade.data.columns import first_line, inner_types, with_types
 from saccade.data.records import Placed
 from saccade.data.texts import LARGEST_SETTINGS, text_in
 from saccade.data.unpacked import Packed
@@ -41,9 +42,10 @@ def saved_rows(path: Path, split: str) -> Iterator[Placed]:
             packed.size += (path / name).stat().st_size
             with pa.memory_map(str(path / name)) as source, pa.ipc.open_stream(source) as stream:
                 _refuse_extensions(stream.schema)
+                labels = labels_of(stream.schema)
                 for batch in stream:
                     _refuse_broken(batch)
-                    for row in rows_of(batch, packed):
+                    for row in rows_of(batch, packed, labels):
                         yield f"{path.name}:{next(number)}", row
         except (pa.ArrowException, ValueError, OSError) as error:
             why = f"not an Arrow file that can be read ({first_line(error)})"
@@ -77,7 +79,7 @@ def _refuse_broken(batch: Any) -> None:
     """ArrowInvalid for offsets that lead out of their buffers, with which the process would crash. Texts are looked at
     as bytes, since one that is not UTF-8 costs its row only."""
     for column in batch.columns:
-        column.view(with_types(column.type, _BYTES)).validate(full=True)
+        column.view(with_types(column.type, lambda kind: _BYTES.get(kind, kind))).validate(full=True)
 
 
 def _flat_field(content: bytes, table: int, number: int) -> int:
