@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from property_search import examples
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from safetensors.torch import load_file, save_file
 
 from saccade import cli
@@ -27,6 +29,7 @@ from saccade.base.tiny import write_checkpoint
 from saccade.cli import main
 from saccade.cli.terminal import StderrHandler
 from saccade.runs.progress import progress
+from saccade.runs.safe_console import SafeConsole
 from saccade.runs.safe_text import LINES, SCREEN, SafeFormatter, cut, printable
 
 ATTACK = "\x1b]0;PWNED\x07\x1b[2J\x9b31m\u202e[red]x[/red]\r\x08"
@@ -133,11 +136,21 @@ def test_an_error_of_a_file_names_it_and_a_way_out(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.startswith(f"saccade: {'n' * 300}: File name too long; check the name")
 
 
-def test_no_console_reads_names_as_markup() -> None:
+def test_no_console_reads_names_as_markup_or_shows_them_raw() -> None:
     """A stage, model or folder called [/b] would be an error of rich, and [bold] would not be shown."""
     files = sorted((Path(__file__).parent.parent / "src").rglob("*.py"))
-    found = [made for file in files for made in re.findall(r"\bConsole\([^)]*\)", file.read_text(encoding="utf-8"))]
-    assert found and [made for made in found if "markup=False" not in made] == []
+    made = [one for file in files for one in re.findall(r"\w*Console\([^)]*\)", file.read_text(encoding="utf-8"))]
+    assert "SafeConsole()" in made and [one for one in made if not one.startswith("SafeConsole")] == []
+    out = io.StringIO()
+    console = SafeConsole(file=out, force_terminal=True, color_system="standard", width=200)
+    table = Table(title=f"title {ATTACK}")
+    table.add_column(f"column {ATTACK}")
+    table.add_row(Text(f"cell {ATTACK}", style="bold"))
+    for shown in (table, f"line {ATTACK} https://me:secret@host/", Text(ATTACK)):
+        console.print(shown)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    assert "\x1b[1" in out.getvalue() and not BAD & set(lines) and "https://[key]@host/" in lines
+    assert all(f"{one} \\x1b]0;PWNED" in lines for one in ("title", "column", "cell", "line"))
 
 
 def test_what_a_library_says_of_a_strangers_checkpoint_is_escaped(

@@ -1,5 +1,5 @@
-"""Values of Parquet and Arrow files are those that their writers meant; a time that Python does not have costs its column
-in its row."""
+"""Values of Parquet and Arrow files are those that their writers meant; a time that Python does not have costs its
+column in its row."""
 
 from __future__ import annotations
 

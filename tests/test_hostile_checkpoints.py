@@ -12,6 +12,7 @@ from families import family
 from saccade.models.checkpoint_files import reading
 from saccade.models.policy import load_adapter, load_policy
 from saccade.planning.inputs import read_config, read_shape, visual_tokens
+from saccade.training.checkpoint import sealed
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,13 @@ def test_whatever_a_file_of_a_checkpoint_holds_is_one_line_that_names_it(tiny, n
     with pytest.raises(ValueError, match=named) as caught:
         load_adapter(str(tmp_path / "m"))
     assert str(tmp_path / "m") in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 800
+
+
+def test_a_state_that_is_nested_however_deeply_is_one_that_was_changed(tmp_path):
+    """JSON is read up to a depth, and written up to another one."""
+    for depth in range(1, 1_100):
+        (tmp_path / "state.json").write_text(f'{{"step": 7, "x": {"[" * depth}{"]" * depth}}}')
+        assert "state.json" in str(sealed(tmp_path, "state.json"))
 
 
 @pytest.mark.parametrize("held", [{}, [], {"weight_map": 5}, {"metadata": {}, "weight_map": {"lm_head.weight": 5}}])

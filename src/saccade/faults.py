@@ -31,6 +31,11 @@ def on_a_line(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def no_file(path: Path) -> str:
     """Why a path cannot be read as a file."""
     return "is no regular file (a folder, pipe or device)" if path.exists() else "there is no such file"

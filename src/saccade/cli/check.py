@@ -196,13 +196,13 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
 
 def run(subject: Subject, budget: int | None, keep: int) -> tuple[PreflightReport, dict[str, Any]]:
     """The pass over all rows, with a progress bar; and the facts about the model."""
-    from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from transformers.utils import logging as transformers_logging
 
     from saccade.data.preflight import preflight
     from saccade.models.counting import TokenCounter
     from saccade.models.policy import load_adapter
+    from saccade.runs.safe_console import SafeConsole
 
     name = None if subject.model is None else subject.model.path
     facts: dict[str, Any] = {"model": name, "budget": budget}
@@ -227,7 +227,7 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[PreflightRepor
         TextColumn("{task.completed} rows"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as bars:
+    with Progress(*columns, console=SafeConsole(stderr=True), transient=True) as bars:
         report = preflight(
             entries(subject, bars, facts),
             counter,

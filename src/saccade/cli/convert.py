@@ -48,11 +48,11 @@ def convert(
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first invalid row.")] = False,
 ) -> None:
     """Write data as Parquet or JSONL with its images; the folder is written completely or not at all."""
-    from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from saccade.data.convert import convert as write
     from saccade.data.files import count_rows
+    from saccade.runs.safe_console import SafeConsole
 
     keys: dict[str, Any] = {"data_root": data_root, "task": task, "split": split}
     keys |= {"negatives": negatives, "seed": seed, "limit": limit}
@@ -70,7 +70,7 @@ def convert(
         TextColumn("{task.completed} rows"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as bars:
+    with Progress(*columns, console=SafeConsole(stderr=True), transient=True) as bars:
         bar = bars.add_task(source, total=total)
         summary = write(entries, out, kind, images, strict, lambda: bars.advance(bar))
     show(summary, out)

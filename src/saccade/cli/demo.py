@@ -25,13 +25,12 @@ def demo(
     from saccade.studies.demo_recipe import DemoRecipe
 
     config = resolve(recipe, DemoRecipe, overrides, print_config)
-    from rich.console import Console
-
     from saccade.report import build_report
+    from saccade.runs.safe_console import SafeConsole
     from saccade.studies.demo import run_demo
     from saccade.studies.demo_summary import summary
 
-    console = Console(stderr=as_json, markup=False)
+    console = SafeConsole(stderr=as_json)
     with interruptible(f"stopped; finished jobs are kept in {out}; continue with the same command"):
         folder = run_demo(config, out, seed, console)
     page = build_report(folder)

@@ -51,9 +51,8 @@ def grade(
 ) -> None:
     """Grade PAIRS.jsonl: right, wrong or ungradable, with the rule and time of each; prints a summary table (to stderr
     when the rows go to standard output)."""
-    from rich.console import Console
-
     from saccade.grading.pairs import grade_pairs, read_pairs
+    from saccade.runs.safe_console import SafeConsole
 
     if not pairs.is_file():
         raise FileNotFoundError(f"{pairs}: there is no such file; expected one JSON object per line")
@@ -72,7 +71,7 @@ def grade(
     if as_json:
         echo_json(summary.as_dict(), err=out is None)
         return
-    console = Console(stderr=out is None, markup=False)
+    console = SafeConsole(stderr=out is None)
     console.print(summary.table())
     for line in summary.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -64,12 +64,11 @@ def plan(
     from saccade.data.hub import FOR_A_PLAN, refuse_unreachable
 
     refuse_unreachable(config.model.path, FOR_A_PLAN)
-    from rich.console import Console
-
     from saccade.planning import plan as planning  # imports torch, which an invalid recipe should not have to wait for
     from saccade.planning.inputs import read_config, read_shape
     from saccade.planning.inputs import visual_tokens as count
     from saccade.planning.shards import Links
+    from saccade.runs.safe_console import SafeConsole
 
     model, directory = read_config(config.model.path)
     tokens, origin = visual_tokens or 0, ""
@@ -89,7 +88,7 @@ def plan(
     )
     found = planning.plan(config, read_shape(model), setting, *filter(None, (origin,)))
     if not write_json(found.to_dict(), out):
-        show(found, Console(width=120, soft_wrap=True, markup=False))
+        show(found, SafeConsole(width=120, soft_wrap=True))
     if check and not found.fits:
         raise typer.Exit(1)
 

@@ -52,14 +52,13 @@ def study(
         raise typer.Exit
     seeds = config.development_seeds if development else config.seeds
     cost = config.cpu_minutes_per_seed * len(seeds)
-    from rich.console import Console
-
     from saccade.report import build_report
     from saccade.report.study_page import study_text
+    from saccade.runs.safe_console import SafeConsole
     from saccade.studies.study import run_study
 
     folder = out or Path("runs/studies") / (f"{short}-development" if development else short)
-    console = Console(stderr=as_json, markup=False)
+    console = SafeConsole(stderr=as_json)
     console.print(
         f"{short}: {len(seeds)} seeds, about {cost:.0f} CPU minutes, {cost / config.parallel:.0f} minutes with "
         f"{config.parallel} process{'es' if config.parallel > 1 else ''}; finished parts in {folder} are kept",

@@ -40,16 +40,16 @@ def verify(
 ) -> None:
     """Verify a checkpoint: ids and pixels, packed = plain, cached = uncached, and more. Exit status 1 if a check
     fails."""
-    from rich.console import Console
     from rich.text import Text
     from transformers.utils import logging as transformers_logging
 
     from saccade import verify as contract
+    from saccade.runs.safe_console import SafeConsole
 
     check_json(out)
     transformers_logging.disable_progress_bar()
     with (
-        Console(stderr=True, markup=False).status(Text(f"verifying {model}")),
+        SafeConsole(stderr=True).status(Text(f"verifying {model}")),
         sampling_engine(engine, model, dtype, vllm_executable) as other,
     ):
         report = contract.verify(model, dtype, device, other)
@@ -80,9 +80,9 @@ def sampling_engine(kind: str, model: str, dtype: str, executable: str) -> Itera
 
 def show(report: VerifyReport) -> None:
     """The table, the reasons, and what is safe."""
-    from rich.console import Console
+    from saccade.runs.safe_console import SafeConsole
 
-    console = Console(highlight=False, markup=False)
+    console = SafeConsole(highlight=False)
     console.print(table(report))
     for line in [*reasons(report), *verdicts(report)]:
         console.print(line, soft_wrap=False)

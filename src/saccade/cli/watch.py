@@ -19,13 +19,13 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Show a run's accuracy, rewards, speed, alarms and last reply; reads its files only, Ctrl-C ends the view."""
-    from rich.console import Console
     from rich.live import Live
 
     from saccade.report.watch import Watched, facts, follow, latest_run, view
+    from saccade.runs.safe_console import SafeConsole
     from saccade.runs.stopping import until_interrupted
 
-    console = Console(markup=False)
+    console = SafeConsole()
     colors = console.color_system in ("truecolor", "256")
     if once or as_json or not console.is_terminal:
         watched = Watched(latest_run(run_dir))

@@ -298,7 +298,8 @@ def _label(cells: list[str], size: tuple[int, int], classes: int) -> tuple[int, 
     polygon = len(cells) >= 7 and len(cells) % 2 == 1
     if len(cells) != 5 and not polygon:
         raise ValueError(f"got {len(cells)} numbers, expected 'class x y width height' or 'class x1 y1 x2 y2 ..'")
-    if not cells[0].isascii() or not re.fullmatch(r"\d{1,6}", cells[0]) or int(cells[0]) >= classes:
+    number = re.fullmatch(r"(\d{1,6})(?:\.0{1,20})?", cells[0], re.ASCII)
+    if number is None or int(number[1]) >= classes:
         raise ValueError(f"got the class {cells[0][:40]!r}, expected a number from 0 to {classes - 1}")
     try:
         numbers = [float(cell) for cell in cells[1:]]
@@ -311,4 +312,4 @@ def _label(cells: list[str], size: tuple[int, int], classes: int) -> tuple[int, 
         (x, w), (y, h) = xs, ys
         xs, ys = [x - w / 2, x + w / 2], [y - h / 2, y + h / 2]
     ends = [min(1.0, max(0.0, v)) for v in (min(xs), min(ys), max(xs), max(ys))]
-    return int(cells[0]), (ends[0] * size[0], ends[1] * size[1], ends[2] * size[0], ends[3] * size[1])
+    return int(number[1]), (ends[0] * size[0], ends[1] * size[1], ends[2] * size[0], ends[3] * size[1])

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import types
 
-from saccade.data.columns import LIGHT_BYTES, first_line, is_heavy, pieces, too_large, with_types
+from saccade.data.columns import LIGHT_BYTES, is_heavy, pieces, too_large, with_types
 from saccade.data.records import PartlyRead, Row
 from saccade.data.unpacked import Packed, taken
-from saccade.faults import shown
+from saccade.faults import first_line, shown
 
 LARGEST_DESCRIPTION = 4 << 20
 """Bytes of the description of a set's columns."""

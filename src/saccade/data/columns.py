@@ -136,8 +136,3 @@ def _directly(column: Any) -> Any:
         raise ValueError(f"a column of the type {kind} is not read; save it plainly")
     plain = pc.call_function("run_end_decode", [column]) if types.is_run_end_encoded(kind) else column
     return plain.cast(value)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

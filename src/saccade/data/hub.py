@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -10,8 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
+
+from saccade.faults import first_line
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +26,19 @@ WAIT_S = 1.5
 
 
 @lru_cache(maxsize=1)
-def use_cache_without_network() -> bool:
-    """Whether the hub's name can be looked up; if not, the libraries of the hub are set to their offline mode, in
-    which they read their cache and fail at once for what it lacks."""
-    from huggingface_hub import constants
+def use_hub() -> bool:
+    """Before the first request to the hub. Whether its name can be looked up; if not, its libraries are set to their
+    offline mode, in which they read their cache and fail at once for what it lacks. What the hub, or a mirror, answers
+    names no place outside the cache from then on."""
+    from huggingface_hub import constants, set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
 
+    def client() -> Any:
+        found = default_client_factory()
+        found.event_hooks = found.event_hooks | {"response": [_refuse_places]}
+        return found
+
+    set_client_factory(client)
     if constants.HF_HUB_OFFLINE:
         return False
     address = getproxies().get("https") or constants.ENDPOINT
@@ -37,6 +49,31 @@ def use_cache_without_network() -> bool:
     os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that are imported later
     constants.HF_HUB_OFFLINE = True
     return False
+
+
+def _refuse_places(response: Any) -> None:
+    """ValueError for a reply with a name of a file in the cache, or of a version, that leads out of it: the library
+    joins both to folders as they are."""
+    names = [response.headers.get(one, "").lstrip("W/") for one in ("etag", "x-linked-etag", "x-repo-commit")]
+    if "/api/" in response.request.url.path and "json" in response.headers.get("content-type", ""):
+        response.read()
+        try:
+            found = json.loads(response.content)
+        except (ValueError, RecursionError):
+            found = None  # the library says so
+        if isinstance(found, dict):
+            names.append(str(found.get("sha", "")))
+    for name in (name.strip('"') for name in names):
+        if "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
+            raise ValueError(f"the server names the file {name[:100]!r} in the cache, expected a name without folders")
+
+
+def of_the_hub(error: Exception) -> str:
+    """The first line of an error of the hub's library, which raises anything where an answer is none of the hub's."""
+    said = first_line(error)
+    if isinstance(error, OSError | ValueError | RuntimeError) or type(error).__module__.startswith("httpx"):
+        return said
+    return f"the answer is none of the hub's, {type(error).__name__}: {said}"
 
 
 FOR_A_PLAN = "a plan needs only config.json: set model.path=DIR to a directory that holds one"
@@ -55,7 +92,7 @@ def refuse_unreachable(path: str, way_out: str = WAY_OUT) -> None:
     from huggingface_hub import constants
 
     cached = Path(constants.HF_HUB_CACHE) / f"models--{path.replace('/', '--')}"
-    if not cached.is_dir() and not use_cache_without_network():
+    if not cached.is_dir() and not use_hub():
         raise ValueError(
             f"model.path {path!r}: no such directory, not in the hub's cache ({constants.HF_HUB_CACHE}), and the hub "
             f"cannot be reached; {way_out}"

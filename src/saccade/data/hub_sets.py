@@ -15,10 +15,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import httpx2
-
-from saccade.data.columns import first_line
-from saccade.data.hub import use_cache_without_network
+from saccade.data.hub import of_the_hub, use_hub
 from saccade.data.texts import settings_of, text_in
 from saccade.faults import listed, shown
 
@@ -198,11 +195,13 @@ def _snapshot(name: str, patterns: list[str], revision: str | None = None) -> Pa
             f"hub {name!r}: reading from the hub needs the package 'huggingface_hub', which is not installed; run "
             f"'pip install huggingface_hub', {WAY_OUT}"
         ) from None
-    use_cache_without_network()
+    use_hub()
     try:
         return Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns))
-    except (OSError, ValueError, RuntimeError, httpx2.HTTPError) as error:  # no network, no such name, a gated set
+    except Exception as error:
+        if isinstance(error, MemoryError):
+            raise
         here = f"; to read the folder {name}, set 'path' instead of 'hub'" if Path(name).is_dir() else ""
         raise ValueError(
-            f"hub {name!r}: cannot be read ({first_line(error)}); check name and network, {WAY_OUT}{here}"
+            f"hub {name!r}: cannot be read ({of_the_hub(error)}); check name and network, {WAY_OUT}{here}"
         ) from error

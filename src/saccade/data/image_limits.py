@@ -90,9 +90,9 @@ def check_header(file: IO[bytes]) -> None:
     elif head.startswith(_TIFF):
         _check_tags(file, head)
     elif head.startswith(_PNG):
-        _check_chunks(file, 8, struct.Struct(">L4s"), 4)
+        _check_chunks(file, 8, struct.Struct(">L4s"), 4, sys.maxsize)
     elif head.startswith(b"RIFF"):
-        _check_chunks(file, 12, struct.Struct("<4sL"), 0)
+        _check_chunks(file, 12, struct.Struct("<4sL"), 0, 8 + int.from_bytes(head[4:8], "little"))
     elif head.startswith(b"BM"):
         file.seek(14)
         if (size := int.from_bytes(file.read(4), "little")) > LARGEST_BMP_HEADER:
@@ -234,16 +234,18 @@ def _marker(file: IO[bytes]) -> int | None:
     return None
 
 
-def _check_chunks(file: IO[bytes], start: int, head: struct.Struct, more: int) -> None:
-    """Refuses chunks of a PNG or WebP that hold far more than pixels. `more`: bytes of a chunk behind its content."""
-    file.seek(start)
-    taken = 0
-    while len(found := file.read(head.size)) == head.size:
+def _check_chunks(file: IO[bytes], start: int, head: struct.Struct, more: int, end: int) -> None:
+    """Refuses chunks of a PNG or WebP that hold far more than pixels. `more`: bytes of a chunk behind its content. What
+    is behind the last chunk, or the `end` that the header says, is no part of the image: editors leave a larger one."""
+    taken, place = 0, start
+    while place < end and file.seek(place) == place and len(found := file.read(head.size)) == head.size:
         size, kind = sorted(head.unpack(found), key=lambda part: isinstance(part, bytes))
+        if kind == b"IEND":
+            return
         taken += 0 if kind in _PIXELS else size
         if taken > LARGEST_SEGMENTS:
             raise ValueError(f"it has more than {LARGEST_SEGMENTS >> 20} MB beside its pixels")
-        file.seek(size + (more or size % 2), os.SEEK_CUR)
+        place += head.size + size + (more or size % 2)
 
 
 def _check_tags(file: IO[bytes], head: bytes) -> None:

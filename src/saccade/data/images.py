@@ -35,7 +35,7 @@ from saccade.faults import cut, on_a_line
 from saccade.types import ImageSource
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 """Of image files in a folder."""
@@ -364,7 +364,7 @@ def _refuse_mode(mode: str, name: str) -> None:
 def _rgb(image: Image.Image, name: str) -> Image.Image:
     _refuse_mode(image.mode, name)
     if image.mode.startswith("I"):
-        return Image.fromarray(_eight_bits(image, name)).convert("RGB")
+        return _eight_bits(image, name)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         found = Image.new("RGB", image.size)
         for top, strip in _strips(image):  # several copies of all of it would take a gigabyte
@@ -381,13 +381,20 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _eight_bits(image: Image.Image, name: str) -> np.ndarray:
+def _eight_bits(image: Image.Image, name: str) -> Image.Image:
     """16-bit gray values as 8 bits: Pillow's conversion clips everything above 255 to white. Where all values are below
     256 they are 8 bits in a wider file, which scaling would make black."""
     import numpy as np  # not above: recipes import this module
 
-    pixels_HW = np.asarray(image)
-    low, high = int(pixels_HW.min(initial=0)), int(pixels_HW.max(initial=0))
+    def strips_HW() -> Iterator[tuple[int, Any]]:
+        return ((top, np.asarray(strip)) for top, strip in _strips(image))
+
+    ends = [(int(pixels_HW.min(initial=0)), int(pixels_HW.max(initial=0))) for _, pixels_HW in strips_HW()]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
     if low < 0 or high > 0xFFFF:
         raise ImageError(f"{name}: has gray values from {low:,} to {high:,}, expected 0 to 65,535 (16 bits); scale it")
-    return (pixels_HW // 256 if high > 255 else pixels_HW).astype(np.uint8)
+    found = Image.new("RGB", image.size)
+    for top, pixels_HW in strips_HW():
+        gray = (pixels_HW // 256 if high > 255 else pixels_HW).astype(np.uint8)
+        found.paste(Image.fromarray(gray).convert("RGB"), (0, top))
+    return found

@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 
 from saccade.data.arrow_rows import labels_of, rows_of
-from saccade.data.columns import BATCH, first_line, holds_bytes
+from saccade.data.columns import BATCH, holds_bytes
 from saccade.data.records import PartlyRead, Placed
 from saccade.data.unpacked import Packed
-from saccade.faults import listed
+from saccade.faults import first_line, listed
 from saccade.workers.process import Worker, WorkerLost, WorkerPool
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saccade.data.columns import LIGHT_BYTES, first_line, is_heavy, pieces, plainly, too_large
+from saccade.data.columns import LIGHT_BYTES, is_heavy, pieces, plainly, too_large
 from saccade.data.unpacked import RATIO
+from saccade.faults import first_line
 from saccade.workers.channel import clean, connect
 
 BUFFER = 1 << 20

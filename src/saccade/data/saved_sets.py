@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from saccade.data.arrow_rows import labels_of, rows_of
-from saccade.data.columns import first_line, inner_types, with_types
+from saccade.data.columns import inner_types, with_types
 from saccade.data.records import Placed
 from saccade.data.texts import LARGEST_SETTINGS, text_in
 from saccade.data.unpacked import Packed
-from saccade.faults import listed, shown
+from saccade.faults import first_line, listed, shown
 
 _BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 

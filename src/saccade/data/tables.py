@@ -144,6 +144,12 @@ def _image_columns(row: Row) -> list[str]:
     if isinstance(row.get("image"), str) and is_picture(row.get("decoded_image")):
         return ["decoded_image"]
     single = next((name for name in ("image", "images") if row.get(name) is not None), None)
+    if single == "image" and isinstance(several := parse_literal(row.get("images")), list) and len(several) > 1:
+        if row["image"] not in several:
+            raise ValueError(
+                "column 'image' holds one image and 'images' others; name those meant (columns: {image: images})"
+            )
+        return ["images"]
     numbered = sorted((int(found[1]), name) for name in row if (found := _NUMBERED.fullmatch(name)))
     return [single] if single else [name for _, name in numbered]
 

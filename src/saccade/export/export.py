@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from saccade.data.hub import HUB_NAME
+from saccade.data.hub import HUB_NAME, of_the_hub, use_hub
 from saccade.disk import AGAIN, PARTIAL, require_space, writing
 from saccade.export.model_card import model_card
 from saccade.export.source import ExportSource
@@ -137,28 +137,35 @@ def distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 def check_push(name: str) -> None:
     """ValueError, before any work, when the hub could not be written to."""
-    import httpx2
     from huggingface_hub import HfApi, get_token
 
     if not re.fullmatch(HUB_NAME, name):
         raise ValueError(f"--push: got {name!r}, expected owner/name")
     if get_token() is None:
         raise ValueError("--push needs a token of the Hugging Face hub; run 'hf auth login' or set HF_TOKEN")
-    try:
+    use_hub()
+    way_out = "nothing was exported. Without --push the export works offline"
+    with _asking("the hub cannot be reached or refuses the token", way_out):
         HfApi().whoami()
-    except (OSError, httpx2.HTTPError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"--push: the hub cannot be reached or refuses the token ({reason}); nothing was exported. Without --push "
-            "the export works offline"
-        ) from error
 
 
 def push(directory: Path, name: str) -> str:
     """Uploads the directory to the hub, into a private repository where it is new; returns its address."""
     from huggingface_hub import HfApi
 
-    hub = HfApi()
-    hub.create_repo(name, private=True, exist_ok=True)
-    hub.upload_folder(repo_id=name, folder_path=directory)
+    with _asking("the upload failed", f"{directory} is whole: upload it with 'hf upload {name} {directory}'"):
+        hub = HfApi()
+        hub.create_repo(name, private=True, exist_ok=True)
+        hub.upload_folder(repo_id=name, folder_path=directory)
     return f"https://huggingface.co/{name}"
+
+
+@contextmanager
+def _asking(failed: str, way_out: str) -> Iterator[None]:
+    """For requests to the hub, whose library raises anything where an answer is none of the hub's."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"--push: {failed} ({of_the_hub(error)}); {way_out}") from error

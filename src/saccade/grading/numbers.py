@@ -31,6 +31,9 @@ class MathRules:
 DEFAULT = MathRules()
 ROUND_OFF = 1e-9
 """Relative difference of two floats that are the same number computed in two ways."""
+TAIL, TAIL_DIGITS, SHORT_DIGITS = 1e-14, 16, 12
+"""Relative difference of a float that a program computed, 0.30000000000000004, from the decimal that it stands for, the
+fewest significant digits of such a gold, and the most of an answer that is that decimal."""
 _DECIMAL = re.compile(r"-?(\d*)(?:\.(\d*))?(?:(?:[eE]|\*10\^)\{?([-+]?\d{1,4})\}?)?")
 
 
@@ -47,6 +50,8 @@ def equal(mine: Value, gold: Value, my_text: str = "", gold_text: str = "", rule
         return abs(x - y) < 1e-15 and (mine.irrational or gold.irrational)
     both_exact = mine.exact is not None and gold.exact is not None
     if not both_exact and math.isclose(x, y, rel_tol=ROUND_OFF):
+        return True
+    if _digits(gold_text) >= TAIL_DIGITS and _digits(my_text) <= SHORT_DIGITS and math.isclose(x, y, rel_tol=TAIL):
         return True
     ours, theirs = _places(my_text), _places(gold_text)
     if ours is None and theirs is None:
@@ -90,6 +95,12 @@ def _places(text: str) -> tuple[int, int] | None:
     if not decimals and not match[3]:
         return None
     return len(decimals) - power, len((whole + decimals).lstrip("0"))
+
+
+def _digits(text: str) -> float:
+    """Significant digits of a whole number or decimal as it is written; for any other expression more than all."""
+    match = _DECIMAL.fullmatch(text) if text else None
+    return math.inf if match is None else len(f"{match[1] or ''}{match[2] or ''}".lstrip("0"))
 
 
 def close(mine: float, gold: float) -> bool:

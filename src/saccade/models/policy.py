@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from saccade.data.hub import HUB_NAME, use_cache_without_network
+from saccade.data.hub import HUB_NAME, use_hub
 from saccade.models import attention, lora, quantize, tower_attention
 from saccade.models.adapter import PARTS, Adapter, EncodedPrompt, ImageLimits
 from saccade.models.chat_template import processor_template
@@ -202,7 +202,7 @@ def resolve_path(path: str) -> str:
             f"model.path {path!r}: no config.json there; expected a Hugging Face checkpoint directory "
             "(a run saves them under checkpoints/best and checkpoints/last), a hub name, or 'base'"
         )
-    use_cache_without_network()
+    use_hub()
     return path
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from saccade.runs.safe_console import SafeConsole
 from saccade.runs.safe_text import printable
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def progress(title: str, num_steps: int, console: Console | None = None, shown: 
     if not shown:
         yield lambda step, numbers: None
         return
-    console = console or Console(stderr=True, markup=False)
+    console = console or SafeConsole(stderr=True)
     if console.is_terminal:
         columns = (TextColumn("[bold]{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, TextColumn("{task.fields[numbers]}"), console=console) as bar:

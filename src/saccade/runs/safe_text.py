@@ -4,9 +4,12 @@ screen."""
 from __future__ import annotations
 
 import logging
-import os
 import re
+import sys
 import unicodedata
+from functools import lru_cache
+from typing import Any
+from urllib.request import getproxies
 
 SCREEN = 4_000
 """Characters of one message."""
@@ -15,9 +18,10 @@ LINES = 40
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories that are shown as escapes: control codes, changes of direction, what has no width (tags can hide
 whole sentences), surrogates, what is not assigned, line separators."""
-_USER = re.compile(r"(://|(?<=[A-Za-z0-9]{2}):/(?!/))(?:[^/\s:]{0,99}:(?![0-9]{1,5}/)[^\s]{1,300}|[^/\s]{1,300})@")
-"""What is before the host; a password may hold @, and one that was not encoded also a slash, but no port is one. An
-address that was taken for a path has one slash."""
+_ADDRESS = re.compile(r"://|(?<=[A-Za-z0-9]{2}):/(?!/)")
+"""What is before the user and the host; an address that was taken for a path has one slash."""
+_USER = re.compile(r"[^/\s:]{0,99}:(?![0-9]{1,5}/)")
+"""A user before a password, which may hold @, and where it was not encoded also a slash; no port is one."""
 _JOINERS = frozenset("\u200c\u200d")
 """Part of how words and emoji are spelled."""
 
@@ -49,14 +53,38 @@ def cut(text: str) -> str:
 
 
 def without_password(text: str) -> str:
-    """`text` without user names and passwords in its addresses, and without the logins of proxies: in their errors
-    libraries quote those of their settings (a tracker's or a proxy's variable) and what a proxy answers."""
-    text = _USER.sub(r"\1[key]@", text)
-    if any("@" in value for name, value in os.environ.items() if name.lower().endswith("_proxy")):
-        from saccade.endpoint.secrets import KeyMask, proxy_logins  # loads the client
+    """`text` without user names and passwords in its addresses, without the logins of proxies, and without the token of
+    the hub: in their errors libraries quote those of their settings (a tracker's or a proxy's variable) and what a
+    server answers."""
+    if "@" in text and ":/" in text:
+        text = re.sub(r"\S+", lambda word: _without_user(word[0]), text)
+    secrets = tuple(address for address in getproxies().values() if "@" in address)
+    if (hub := sys.modules.get("huggingface_hub")) is not None:
+        secrets += (hub.get_token() or "",)
+    return _mask(secrets).text(text) if any(secrets) else text
 
-        text = KeyMask(*proxy_logins()).text(text)
-    return text
+
+@lru_cache(maxsize=4)
+def _mask(secrets: tuple[str, ...]) -> Any:
+    from saccade.endpoint.secrets import KeyMask, proxy_logins  # loads the client
+
+    return KeyMask(*proxy_logins(), *(one for one in secrets if "@" not in one))
+
+
+def _without_user(word: str) -> str:
+    """A word without what is before the host of the addresses in it."""
+    parts, done, begin, last = list[str](), 0, 0, word.rfind("@")
+    while begin < last and (scheme := _ADDRESS.search(word, begin)) is not None and scheme.end() < last:
+        begin = scheme.end()
+        user, slash = _USER.match(word, begin), word.find("/", begin, last)
+        if user is None or user.end() == last:
+            end = word.rfind("@", begin + 1, last + 1 if slash < 0 else slash)
+        else:
+            end = last
+        if end > begin:
+            parts += [word[done:begin], "[key]"]
+            begin = done = end
+    return "".join([*parts, word[done:]])
 
 
 def safe(text: str) -> str:

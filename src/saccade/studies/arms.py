@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
-
 from saccade.base import pretrain
 from saccade.base.config import PretrainRecipe
 from saccade.coldstart.recipe import ColdStartRecipe
@@ -22,6 +20,7 @@ from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.runs.files import rows_of
 from saccade.runs.records import CONFIG
+from saccade.runs.safe_console import SafeConsole
 from saccade.studies.chains import ChainSource
 from saccade.studies.jobs import needed
 from saccade.studies.study_recipe import (
@@ -58,7 +57,7 @@ def run_arm(directory: Path, recipe: StudyRecipe, name: str, seed: int, data: st
     """Train an arm, or make its set. Of SFT and RL: steps, CPU seconds and sampled tokens."""
     arm, places = recipe.arms[name], Places(directory.parent, data)
     if isinstance(arm, ColdStartArm):
-        return run_coldstart(coldstart_recipe(recipe, name, places, seed), console=Console(quiet=True, markup=False))
+        return run_coldstart(coldstart_recipe(recipe, name, places, seed), console=SafeConsole(quiet=True))
     if isinstance(arm, BaseArm):
         pretrain.train(base_recipe(recipe, name, places, seed))
         return {}

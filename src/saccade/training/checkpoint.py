@@ -210,11 +210,10 @@ def _state_in(path: Path, name: str = STATE_FILE) -> dict[str, Any] | str:
         return f"{name} has {size:,} bytes, expected {LARGEST_STATE:,} at most"
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
+        whole = isinstance(state, dict) and state.pop("hash", None) == _hash_of(state)
     except (ValueError, OSError, RecursionError, MemoryError) as error:
         return f"{name} cannot be read ({error})"
-    if not isinstance(state, dict) or state.pop("hash", None) != _hash_of(state):
-        return f"{name} was changed, or written by an earlier version"
-    return state
+    return state if whole else f"{name} was changed, or written by an earlier version"
 
 
 def _changed(path: Path, files: dict[str, tuple[int, str]], seal_file: str) -> str | None:

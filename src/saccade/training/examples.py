@@ -162,8 +162,8 @@ def _replies(config: ExampleConfig, wording: Wording) -> Iterator[tuple[str, Exa
 
 
 def _reply(row: Row, place: str, reading: Reading, wording: Wording) -> Example:
-    names = records.field(row, "images" if "images" in row else "image", (str, list))
-    images = records.image_paths(names, reading)
+    names = row.get("images") if "images" in row else records.field(row, "image", (str, list, dict, bytes, type(None)))
+    images = records.images_of(names, reading) if names else ()
     reply = records.field(row, "response", str)
     if not reply.strip():
         raise ValueError("field 'response' is empty; expected the reply to learn")

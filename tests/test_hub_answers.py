@@ -1,0 +1,101 @@
+"""Whatever answers in the place of the hub is one line, names no file outside the cache, and never shows the token."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOKEN, SHA = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz1234", "a" * 40
+INFO = {"id": "own/set", "sha": SHA, "siblings": [{"rfilename": "train.jsonl"}], "private": False, "tags": []}
+TREE = [{"type": "file", "path": "train.jsonl", "size": 31, "oid": "x"}]
+GOOD: dict[str, Any] = {"status": 200, "said": "OK", "info": INFO, "tree": TREE, "etag": '"abc"'}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "good": {},
+    "refused": {"status": 401, "said": f"No {TOKEN}", "info": {"error": f"Invalid token {TOKEN}"}},
+    "elsewhere": {"status": 307, "said": f"See {TOKEN}"},
+    "error": {"info": {"error": "x"}},
+    "null": {"info": None},
+    "text": {"info": "x"},
+    "odd-names": {"info": INFO | {"siblings": [3]}, "tree": [3]},
+    "odd-tree": {"tree": {"a": 1}},
+    "outside": {"etag": '"../../../../../../evil"'},
+    "absolute": {"etag": '"OUTSIDE"'},
+    "linked": {"linked": '"../../../../../../evil"'},
+    "version": {"info": INFO | {"sha": "../../../../evil"}},
+}
+READ = """
+import sys
+from saccade.data.hub_sets import set_files
+from saccade.runs.safe_text import safe
+for name in sys.argv[1:]:
+    try:
+        files = set_files(f"own/{name}", None, "train", [".jsonl"])
+        print(name, "read", [file.read_text() for file in files])
+    except ValueError as error:
+        print(name, "refused", safe(str(error)))
+"""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers for the set that the address names."""
+
+    outside = ""
+
+    def do_GET(self) -> None:
+        answer = GOOD | next(what for name, what in ANSWERS.items() if f"/own/{name}" in self.path)
+        api = "/api/" in self.path
+        content = answer["tree" if "/tree/" in self.path else "info"] if api else None
+        body = json.dumps(content).encode() if api else b'{"question": "a?", "answer": "1"}'
+        self.send_response(answer["status"], answer["said"])
+        if answer["status"] == 307:
+            self.send_header("location", f"http://127.0.0.1:1/steal?{TOKEN}")
+        self.send_header("content-type", "application/json" if api else "text/plain")
+        self.send_header("etag", answer["etag"].replace("OUTSIDE", self.outside))
+        if "linked" in answer:
+            self.send_header("x-linked-etag", answer["linked"])
+        self.send_header("x-repo-commit", SHA)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        """Prints nothing."""
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    (tmp_path / "own.jsonl").write_text('{"question": "a secret?"}')
+    Hub.outside = str(tmp_path / "own.jsonl")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_an_answer_of_the_hub_is_one_line_without_the_token_and_names_no_place(tmp_path: Path, address: str) -> None:
+    (home := tmp_path / "a/b/c/d/e/home").mkdir(parents=True)
+    more = {"HF_ENDPOINT": address, "HF_TOKEN": TOKEN, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-c", READ, *ANSWERS]
+    done = subprocess.run(command, env=os.environ | more, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert TOKEN not in done.stdout + done.stderr and "[key]" in found["refused"]
+    assert found.keys() == ANSWERS.keys(), "one line each"
+    assert found["good"] == """good read ['{"question": "a?", "answer": "1"}']"""
+    assert all("cannot be read (" in found[name] for name in ANSWERS if name not in ("good", "odd-tree")), found
+    for name in ("outside", "absolute", "linked", "version"):
+        assert "in the cache, expected a name without folders" in found[name]
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and home not in path.parents]
+    assert kept == [tmp_path / "own.jsonl"] and not list(Path("/").glob("evil*"))
