@@ -126,7 +126,10 @@ def shapes_of(pattern: re.Pattern[str], most: int = 400) -> list[Shape]:
     pieces = [*words, " ", "\n", "1", "a", "{", "[", ",", "."]
     pieces = list(dict.fromkeys(piece for piece in pieces if piece))[:24]
     heads = ["", *pieces[:6]]
-    plain = [("", piece, "\0") for piece in pieces]
+    ends = (
+        ("\0", "\nx") if "." in pattern.pattern and not pattern.flags & re.DOTALL else ("\0",)
+    )  # no . is a line break
+    plain = [("", piece, end) for end in ends for piece in pieces]
     pairs = [("", one + other, "\0") for one in pieces[:10] for other in pieces[:10]]
     headed = [(head, piece, "\0") for piece in pieces for head in heads[1:]]
     return [*plain[: most // 2], *headed[: most // 4], *pairs[: most // 4], *plain, *headed, *pairs][:most]

@@ -14,6 +14,7 @@ from saccade import schemas
 from saccade.cli.terminal import echo_json, echo_whole
 from saccade.config import Config, dump, load
 from saccade.disk import write_text
+from saccade.runs.files import BLIND_ITEMS, ITEMS, UNJUDGED
 from saccade.runs.lock import LOCK
 from saccade.runs.streams import STREAMS
 
@@ -50,7 +51,10 @@ JsonFile = Annotated[
 ]
 """Of verbs whose JSON is also wanted as a file; without FILE it is `STDOUT` (`hints.Verb`)."""
 STDOUT = Path("-")
-RUN_FILES = frozenset({*STREAMS, LOCK, "config.yaml", "environment.json", ".safetensors", ".sqlite", ".pt"})
+RUN_FILES = frozenset(
+    {*STREAMS, LOCK, ITEMS, BLIND_ITEMS, UNJUDGED, "config.yaml", "environment.json"}
+    | {".safetensors", ".sqlite", ".pt"}
+)
 """Names and ends of names of files that a run is resumed from, or read by; so are all of a checkpoint."""
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
 

@@ -15,6 +15,7 @@ from saccade.evaluation.eval_plan import EvalPlan
 from saccade.evaluation.graded_items import JUDGES, WHY, DiscardedReplies, EvalRun, graded_item, judged_again
 from saccade.evaluation.items import ItemResult, append_items, read_items
 from saccade.rollout.seeds import derive_seed
+from saccade.runs.files import UNJUDGED
 from saccade.runs.lock import keep_lock
 from saccade.tasks.conversation import SYSTEM
 from saccade.types import Completion, Sample
@@ -23,8 +24,6 @@ log = logging.getLogger(__name__)
 
 PARSED = "</answer>"
 """What a reply must contain for `retries_until_parsed`, as in Vision-R1's evaluation."""
-UNJUDGED = "unjudged.jsonl"
-"""Beside the items: those whose judge did not answer. They are judged again before any other question is asked."""
 
 CountProgress = Callable[[int, int], None]
 """(done, total)."""

@@ -16,7 +16,7 @@ from saccade.disk import partial_of, read_text, write_text, writing
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
 from saccade.evaluation.answerers import Answerer, ServedFrame, ServedModel
 from saccade.evaluation.benchmark_results import document
-from saccade.evaluation.benchmark_run import UNJUDGED, answer_all
+from saccade.evaluation.benchmark_run import answer_all
 from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge, JudgeUnavailable
 from saccade.evaluation.config import EvalRecipe, JudgeConfig
 from saccade.evaluation.eval_plan import EvalPlan, plan
@@ -24,7 +24,7 @@ from saccade.evaluation.graded_items import EvalRun
 from saccade.evaluation.items import ItemResult
 from saccade.evaluation.results import write_json
 from saccade.runs.environment import PACKAGES, commit, describe, hash_contents, version
-from saccade.runs.files import JsonRow, read_object
+from saccade.runs.files import UNJUDGED, JsonRow, read_object
 from saccade.runs.lock import locked, refuse_in_use, refuse_other_kind
 from saccade.types import Sample
 

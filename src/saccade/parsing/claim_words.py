@@ -57,7 +57,7 @@ NEGATED = re.compile(
     r"(?:\bnot|\bno(?=\s)|\bcannot|n't|\bnever|\b(?:far|different|differs)\sfrom|\banything\sbut|"
     r"\bno\slonger|\bhardly|\bby\sno\smeans|\brather than|\binstead of|\bexcept(?:\s+for)?|\bwithout|"
     r"\bunlike|\bnor|\bneither|\bother than|不是|非|不)"
-    r"\s*(?:equal to|even|exactly|be|the|=|\$|\\\()*\s*$|"
+    r"\s*+(?:equal to|even|exactly|be|the|=|\$|\\\()*+\s*+$|"
     r"(?:n't|\bnot|\bnever)\s(?:think|believe|say|claim)\b[^.,;]{0,24}$|\bdoubt\b[^.,;]{0,24}$|"
     r"\b(?:nobody|no one|none|nothing)\b[^.,;]{0,24}$",
     re.I,

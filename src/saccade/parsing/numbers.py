@@ -26,7 +26,7 @@ _NUMBER = re.compile(
 )
 _SPACED = re.compile(r"(?<=\d)(?:\\[!,;: ]|\{,\}|[ '\u2009\u202f])(?=\d{3}(?!\d))")
 _FIGURE = re.compile(
-    r"(?:=|\banswer\b[^-+0-9.\\]{0,20}|\bis\b\s*:?|答案(?:是|为)?\s*:?|\bso\b|\b(?:total(?:\sof)?|altogether|in\sall)\b[,:]?)\s*(?=[-+\d\\]|\.\d)",
+    r"(?:=|\banswer\b[^-+0-9.\\]{0,20}|\bis\b\s*+:?|答案(?:是|为)?\s*+:?|\bso\b|\b(?:total(?:\sof)?|altogether|in\sall)\b[,:]?)\s*(?=[-+\d\\]|\.\d)",
     re.I,
 )
 _EXPRESSION = re.compile(r"\\sqrt|√|\\pi(?![a-z])|π|\d\s?pi\b|\\log|\\sin|\\cos|\\tan")
@@ -44,7 +44,7 @@ _MAGNITUDE = re.compile(
 _SHORT_MAGNITUDES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
 _FUNCTIONS = r"""log, ln, lg, sqrt, sin, cos, tan, exp, abs, roots?, square, cube, logarithm, factorial, reciprocal,
 inverse, double, half, third, quarter, doubled, tripled, halved, multiple, power, past"""
-_WORKED_OUT = re.compile(rf"(?:{words(_FUNCTIONS)}(?:\s(?:of|root))*\s*\(?|[<>≤≥√]\s?=?|-|\\[lg]eq?)\s*$", re.I)
+_WORKED_OUT = re.compile(rf"(?:{words(_FUNCTIONS)}(?:\s(?:of|root))*+\s*+\(?|[<>≤≥√]\s?=?|-|\\[lg]eq?)\s*$", re.I)
 """Stands in front of a number that is only part of what is said."""
 _PART = re.compile(
     r"\so'clock|\s?!|\+(?!\d)|(?:st|nd|rd|th)\b|\s?\\?%\s?\d|\s*(?:[*^]|\\cdot|\\times)|\s[-+]\s?\d|-ish|\stoo\s(?:many|few|much|low|high)\b|"

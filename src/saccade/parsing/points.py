@@ -13,7 +13,7 @@ _XML = re.compile(rf'<points?\s{{1,9}}x1?="({_NUMBER})"\s{{1,9}}y1?="({_NUMBER})
 _INSIDE = re.compile(rf"<point>\s{{0,9}}({_NUMBER})\s{{0,9}}[, ]\s{{0,9}}({_NUMBER})\s{{0,9}}</point>")
 _NAMED = re.compile(
     rf"(?<![\w.])[\"']?x[\"']?\s{{0,9}}[=:]\s{{0,9}}[\"']?({_NUMBER})[\"']?[,;\s]{{1,9}}"
-    rf"[\"']?y[\"']?\s{{0,9}}[=:]\s{{0,9}}[\"']?({_NUMBER})(?![\w.]*\w)",
+    rf"[\"']?y[\"']?\s{{0,9}}[=:]\s{{0,9}}[\"']?((?>{_NUMBER}))(?![\w.]*\w)",
     re.IGNORECASE,
 )
 _BARE = re.compile(rf"\s{{0,9}}({_NUMBER})\s{{0,9}}[, ]\s{{0,9}}({_NUMBER})\s{{0,9}}")

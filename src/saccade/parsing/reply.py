@@ -177,7 +177,7 @@ def parse_final(text: str) -> Reading[str]:
     if not rest:
         return Reading(None, reason="thought never ends" if "<think>" in text and "</think>" not in text else "nothing")
     if (marked := _HASHES.search(rest)) is not None:
-        return found(marked[1], "final answer line")
+        return found(marked[1].rstrip(), "final answer line")
     said = rest
     cues = [cue.end() for cue in _FINAL.finditer(rest)] if "final" in rest.lower() else []
     if cues:
@@ -189,7 +189,7 @@ def parse_final(text: str) -> Reading[str]:
     return found(boxed, "boxed") if boxed is not None else found(_unwrapped(last_claim(rest)), "rest")
 
 
-_HASHES = re.compile(r"(?:\A|\n)####[ \t]{1,9}([^\s#][^\n]*?)\s*\Z")
+_HASHES = re.compile(r"(?:\A|\n)####[ \t]{1,9}([^\s#][^\n]*+)\s*+\Z")
 """GSM8K's last line."""
 _OBJECT = re.compile(
     r"\s{0,9}(?:```[a-zA-Z]{0,9}\s{0,9})?\{.{0,2000}[\"'](?:final[_ ]?)?answer[\"']\s{0,9}:\s{0,9}"
@@ -206,6 +206,6 @@ def _unwrapped(answer: str) -> str:
     return (found[1] or found[2] or found[3]).replace("\\\\", "\\")
 
 
-_BOX_TOKENS = re.compile(r"<\|begin_of_box\|>([^{}]*?)<\|end_of_box\|>")
+_BOX_TOKENS = re.compile(r"<\|begin_of_box\|>((?:(?!<\|begin_of_box\|>)[^{}])*?)<\|end_of_box\|>")
 """GLM's frame of an answer."""
 _ANSWER_TAG = re.compile(r"</?answer>")

@@ -9,7 +9,7 @@ from saccade.parsing.number_words import english_number
 
 _NUMERAL = r"(\d{1,2}|[a-z]{3,8}(?:-[a-z]{3,6})?)"
 _BASE = re.compile(
-    rf"\$?(?<![\w.])([\dA-F]{{1,40}})\$?\s*[(,]?\s*(?:in\s)?base[\s-]\$?{_NUMERAL}\$?\)?|"
+    rf"\$?(?<![\w.])([\dA-F]{{1,40}})\$?\s*+[(,]?\s*+(?:in\s)?base[\s-]\$?{_NUMERAL}\$?\)?|"
     r"(?<=[\dA-F)])_\s?\{?\s?(?:\\text\s?\{)?\s?([a-z]{3,8})\s?\}{1,2}",
     re.I,
 )

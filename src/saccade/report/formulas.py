@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 LONGEST, MOST = 400, 3000
 """Characters of a formula, and formulas of a page; what exceeds them is shown as LaTeX."""
-FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL)
 """As in scripts/text.js."""
 ELEMENTS = frozenset(
     (

@@ -79,7 +79,7 @@ def blind_words(run: RunFiles, evaluations: Sequence[Evaluation]) -> str:
         return ""
     blind = [(step, by_id(items)) for step, items in run.evaluations(BLIND_ITEMS)]
     seen = {step: by_id(items) for step, items in evaluations}
-    blind = [(step, found) for step, found in blind if found]
+    blind = [(step, found) for step, found in blind if found and step in seen]  # a run that trains may have more by now
     if not blind:
         return "No blind control in this run: how much of its accuracy needs the image is not known."
     common = set.intersection(*(set(found) & set(seen[step]) for step, found in (blind[0], blind[-1])))

@@ -18,8 +18,9 @@ from saccade.disk import skip_hole
 from saccade.runs.shapes import GROUP, ITEM, ROLLOUT, JsonRow, Shape, fitted, fitted_metrics
 from saccade.runs.streams import LONGEST_LINE
 
-ITEMS, BLIND_ITEMS = "items.jsonl", "blind.jsonl"
-"""Files of an evaluation: its items, and those of the blind control of an evaluation during training."""
+ITEMS, BLIND_ITEMS, UNJUDGED = "items.jsonl", "blind.jsonl", "unjudged.jsonl"
+"""Files of an evaluation: its items, those of the blind control of an evaluation during training, and those whose judge
+did not answer, which are judged again before any other question is asked."""
 LARGEST_CONFIG = 4 << 20
 """Bytes of a recipe."""
 LARGEST_JSON = 256 << 20

@@ -22,7 +22,7 @@ _RELATIONS = {"to the left of": (0, -1), "to the right of": (0, 1), "above": (1,
 _ENDS = {"left": (0, -1), "right": (0, 1), "top": (1, -1), "bottom": (1, 1)}
 _EXTREMES = {"leftmost": "left", "rightmost": "right", "topmost": "top", "bottommost": "bottom"}
 _RANKS = {"first": 0, "second": 1, "third": 2, "fourth": 3}
-_RELATION = re.compile(r"^(.+?)(?: that is)? (to the left of|to the right of|above|below) the (.+)$")
+_RELATION = re.compile(r"^(.+?)(?: that is)? (to the left of|to the right of|above|below) the (.+)$", re.DOTALL)
 _MARGIN = 0.5  # of a cell: centers closer than that share a row or a column
 
 

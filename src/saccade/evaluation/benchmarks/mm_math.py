@@ -102,15 +102,16 @@ def parts(text: str) -> list[str]:
     return [one.lstrip("+").strip() for one in whole if one]
 
 
-_DOUBLE = re.compile(r"^(.+?)(<=?|≤|\\leq?(?![a-z])|\\leqslant)(.+?)(<=?|≤|\\leq?(?![a-z])|\\leqslant)(.+)$")
+_LESS = re.compile(r"<=?|≤|\\leqslant|\\leq?(?![a-z])")
 
 
 def _as_interval(text: str) -> str:
-    double = _DOUBLE.match(text)
-    if double is None or "," in text:
+    first = _LESS.search(text, 1)
+    second = _LESS.search(text, first.end() + 1) if first else None
+    if not first or not second or second.end() == len(text) or "," in text or "\n" in text:
         return text
-    low, first, _, second, high = double.groups()
-    return f"{'(' if first == '<' else '['}{low.strip()},{high.strip()}{')' if second == '<' else ']'}"
+    low, high = text[: first.start()].strip(), text[second.end() :].strip()
+    return f"{'(' if first[0] == '<' else '['}{low},{high}{')' if second[0] == '<' else ']'}"
 
 
 # ------------------------------------------------------------------------------------------------------------ comparing

@@ -1,7 +1,7 @@
 // Replies and questions: the think block folds, formulas are drawn, tokens are shaded by log-prob.
 
 // As in formulas.py.
-const FORMULA = /\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(([^]+?)\\\)|\\\[([^]+?)\\\]/g;
+const FORMULA = /\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(((?:(?!\\\()[^])+?)\\\)|\\\[((?:(?!\\\[)[^])+?)\\\]/g;
 
 function withFormulas(text, formulas) {
   const nodes = [];
