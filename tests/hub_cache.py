@@ -21,7 +21,7 @@ def hub_set(
     """The name of a data set with these files; `copy`: those of the hub's Parquet copy."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub_sets, "use_cache_without_network", lambda: False)
+    monkeypatch.setattr(hub_sets, "use_hub", lambda: False)
     one = folder / f"datasets--{name.replace('/', '--')}"
     for branch, commit, held in (("main", "a" * 40, files), (hub_sets.COPY, "b" * 40, copy)):
         for path, content in (held or {}).items():

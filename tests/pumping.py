@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import math
+import random
 import re
 import time
 import warnings
@@ -119,20 +120,24 @@ def _patterns_in(value: Any) -> Iterator[re.Pattern[str]]:
 
 def shapes_of(pattern: re.Pattern[str], most: int = 400) -> list[Shape]:
     """Texts that keep a pattern busy: what its parts match, alone and in pairs, with a head that lets it begin and a
-    tail that makes it fail."""
+    tail that makes it fail, which a dot does not match."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         words = list(dict.fromkeys(_words(sre_parse.parse(pattern.pattern, pattern.flags & ~re.UNICODE))))
     pieces = [*words, " ", "\n", "1", "a", "{", "[", ",", "."]
-    pieces = list(dict.fromkeys(piece for piece in pieces if piece))[:24]
+    pieces = list(dict.fromkeys(piece for piece in pieces if piece))
+    chance, ends = random.Random(pattern.pattern), ("\0", "\nx", "x", "")
+    odd = []
+    for _ in range(most // 2):
+        block = "".join(chance.choices(pieces, k=chance.choice((1, 1, 1, 2, 3))))
+        odd.append((chance.choice(["", *pieces]), block, chance.choice(ends)))
+    pieces = pieces[:24]
     heads = ["", *pieces[:6]]
-    ends = (
-        ("\0", "\nx") if "." in pattern.pattern and not pattern.flags & re.DOTALL else ("\0",)
-    )  # no . is a line break
-    plain = [("", piece, end) for end in ends for piece in pieces]
+    plain = [("", piece, "\0") for piece in pieces]
     pairs = [("", one + other, "\0") for one in pieces[:10] for other in pieces[:10]]
     headed = [(head, piece, "\0") for piece in pieces for head in heads[1:]]
-    return [*plain[: most // 2], *headed[: most // 4], *pairs[: most // 4], *plain, *headed, *pairs][:most]
+    known = [*plain[: most // 2], *headed[: most // 4], *pairs[: most // 4], *plain, *headed, *pairs]
+    return [*known[: most - len(odd)], *odd]
 
 
 def _words(tree: Any) -> Iterator[str]:
@@ -173,6 +178,7 @@ def _words(tree: Any) -> Iterator[str]:
         run += here
         if here:
             yield here
+            yield run
     yield run
 
 

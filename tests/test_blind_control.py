@@ -15,6 +15,7 @@ from saccade.evaluation.config import EvalRecipe
 from saccade.evaluation.eval_plan import plan
 from saccade.evaluation.items import read_items
 from saccade.report.headlines import run_headline
+from saccade.report.outcome import blind_words
 from saccade.report.page import run_page
 from saccade.runs.files import read_run
 from saccade.training.rl import train
@@ -113,6 +114,15 @@ def test_the_page_says_in_words_how_much_of_the_gain_needs_the_image(tmp_path: P
     found = run_headline(read_run(run))
     assert words in found.controls[0] and "another question's image" in found.controls[0]
     assert found.verdict == f"Held-out accuracy {'rose' if own[1] > own[0] else 'fell'} from {own[0]}% to {own[1]}%"
+
+
+def test_a_page_of_a_run_that_has_just_evaluated_again_leaves_out_the_newest(tmp_path: Path) -> None:
+    """Its items are read before those of its blind control, between which an evaluation may end."""
+    run = report_runs.write_run(tmp_path / "run", steps=40)
+    write_evaluations(run, 100, {"items.jsonl": (40, 80), "blind.jsonl": (20, 20)})
+    found = read_run(run)
+    before = found.evaluations()[:1]
+    assert "are answered right" in blind_words(found, before)
 
 
 def test_a_change_whose_interval_contains_zero_is_not_called_a_rise(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_a_hub_name_without_network_fails_at_once_and_a_cached_one_does_not(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    hub.use_cache_without_network.cache_clear()
+    hub.use_hub.cache_clear()
     (tmp_path / "models--a--cached").mkdir()
     start = time.monotonic()
     hub.refuse_unreachable("a/cached")
@@ -145,7 +145,7 @@ def test_a_hub_name_without_network_fails_at_once_and_a_cached_one_does_not(
         hub.refuse_unreachable("a/missing")
     assert time.monotonic() - start < 2
     assert constants.HF_HUB_OFFLINE
-    hub.use_cache_without_network.cache_clear()
+    hub.use_hub.cache_clear()
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -130,7 +130,13 @@ def test_no_output_takes_the_place_of_a_runs_own_file(folder: Path, capsys):
     for name in ("state.json", "trainer.pt", "README.md"):
         (saved / name).write_text("{}")
     (folder / ".lock").touch()
+    (evaluated := folder / "eval/step-0").mkdir(parents=True)
+    for name in ("items.jsonl", "blind.jsonl", "unjudged.jsonl"):
+        (evaluated / name).touch()
     for words in (
+        ("grade", own, "--out", evaluated / "items.jsonl"),
+        ("report", folder, "--out", evaluated / "blind.jsonl"),
+        ("check", own, "--from", "vlm_r1", "--json", evaluated / "unjudged.jsonl"),
         ("report", folder, "--out", saved / "trainer.pt"),
         ("report", folder, "--out", saved / "README.md"),
         ("report", folder, "--out", folder / ".lock"),

@@ -161,7 +161,7 @@ class ChatTeacher:
         if error.status is None:
             return TeacherError("no answer in time" if "no response within" in message else "no connection", message)
         # 403 and 404 may be about one row (a gateway that filters); where all get them, the run stops too
-        retriable = error.status in (403, 404, 408, 409, 425, 429) or error.status >= 500
+        retriable = error.status < 400 or error.status in (403, 404, 408, 409, 425, 429) or error.status >= 500
         return TeacherError(f"status {error.status}", message, retriable=retriable)
 
     async def check(self, needs_vision: bool) -> None:

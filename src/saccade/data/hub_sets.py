@@ -27,8 +27,8 @@ SPLITS = {"train": "train|training", "validation": "validation|valid|dev|val", "
 WAY_OUT = "or download the files and set 'path'"
 LONGEST_PATTERN, MOST_PATTERNS = 300, 2_000
 """Characters of a pattern, and patterns of a set; each is tried at every file."""
-_NO_ROWS = re.compile(r"(.*/)?(metadata\.\w+|(config|dataset_infos?|dataset_dict|state)\.json|__.*/.*)")
-"""Files that describe a folder or its images, and folders such as `__pycache__`."""
+_NO_ROWS = re.compile(r"metadata\.\w+|(config|dataset_infos?|dataset_dict|state)\.json")
+"""Files that describe a folder or its images."""
 _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """In no name: control characters, which would break the line of an error, and what is no text."""
 _SHARD = re.compile(r"data/([^/]+)-\d{5}-of-\d{5}[^/]*")
@@ -124,7 +124,7 @@ def _by_name(files: dict[str, Path], within: str) -> dict[str, dict[str, Path]]:
     """Split -> files, where README.md does not say: by `data/SPLIT-00000-of-00001`, else by words in the names of
     folders, else of files; without any, all are for training."""
     own = {str(PurePosixPath(name).relative_to(within)): name for name in files}
-    own = {short: name for short, name in own.items() if not _NO_ROWS.fullmatch(short)}
+    own = {short: name for short, name in own.items() if _may_hold_rows(short)}
     found: dict[str, dict[str, Path]] = {}
     for short, name in own.items():
         if shard := _SHARD.fullmatch(short):
@@ -135,6 +135,12 @@ def _by_name(files: dict[str, Path], within: str) -> dict[str, dict[str, Path]]:
             if held := {name: files[name] for short, name in own.items() if any(map(word.search, part(short)))}:
                 found[split] = held
     return found or ({"train": {name: files[name] for name in own.values()}} if own else {})
+
+
+def _may_hold_rows(short: str) -> bool:
+    """Not in folders such as `__pycache__`."""
+    *folders, last = short.split("/")
+    return not _NO_ROWS.fullmatch(last) and not any(one.startswith("__") for one in folders)
 
 
 def _own_files(name: str, patterns: Sequence[str], revision: str | None = None) -> dict[str, Path]:

@@ -190,9 +190,8 @@ def check_gold(
         try:
             written = TASKS[sample.task].write_gold(sample, frames)
             if answer is not None:
-                written = re.sub(
-                    r"<answer>.*</answer>", lambda _, text=answer: f"<answer>{text}</answer>", written, flags=re.S
-                )
+                before, _, rest = written.partition("<answer>")
+                written = f"{before}<answer>{answer}</answer>{rest.rpartition('</answer>')[2]}" if rest else written
             completion = Completion(written if read_back is None else read_back(written), frames=frames)
             scores = {name: _rubric(sample.task, name)(completion, sample) for name in RUBRICS}
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:

@@ -182,7 +182,7 @@ class Endpoint:
             raise _AttemptFailure(str(error), 200) from None
         text = as_text(body[: 4 * BODY_KEPT])
         if response.status_code != 200:
-            retry = response.status_code in RETRIED
+            retry = response.status_code in RETRIED or 200 < response.status_code < 300  # of a proxy, without a reply
             what = f"status {response.status_code} {response.reason_phrase}".rstrip()
             pause_s = _retry_after(response.headers.get("retry-after"), self.limits.max_backoff_s)
             raise _AttemptFailure(what, response.status_code, text, retry, pause_s)

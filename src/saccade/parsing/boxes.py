@@ -33,7 +33,7 @@ Entry = tuple[Box | None, str]
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _FOUR = r"\s*,\s*".join([f"({_NUMBER})"] * 4)
-_LIST = re.compile(rf"\[\s*{_FOUR}\s*,?\s*\]")
+_LIST = re.compile(rf"\[\s*{_FOUR}\s*+,?\s*+\]")
 _LOOSE = re.compile(
     r"[\[{]\s{0,9}" + r"(?:\s?px)?(?:\s{0,9}[,;]\s{0,9}|\s{1,9})".join([f"({_NUMBER})"] * 4) + r"(?:\s?px)?\s{0,9}[\]}]"
 )

@@ -18,7 +18,7 @@ MAX_MENTIONS = 64
 MAX_CUES = 32
 """Claims that are looked at, from the last."""
 _ALONE = re.compile(r"[(\[{<\"'`“‘「]{0,9}([A-Za-z])[)\]}>\"'`”’」]{0,9}\s{0,9}[.:,;!?。]?[\"'`*]{0,9}")
-_LEADING = re.compile(r"[(\[{<]?([A-Za-z])([)\]}>]?\s*(?:[).:,、-]|\s))\s*(\S.*)", re.DOTALL)
+_LEADING = re.compile(r"[(\[{<]?([A-Za-z])([)\]}>]?(?:\s*+[).:,、-]|\s))\s*+(\S.*)", re.DOTALL)
 _TRAILING = re.compile(r"(\S.{0,200}?)\s*[(\[]([A-Za-z])[)\]][.!]?", re.DOTALL)
 _LISTED = re.compile(r"(?:^|[\s,;(])[A-Z]\s*[).:](?=\s)")
 _ADVERB = r"(?:\s+(?:clearly|surely|definitely|probably|obviously|therefore|thus|now|just|simply|indeed|then))?"

@@ -173,7 +173,7 @@ def _worked_out(value: str) -> tuple[str, ...]:
 
 _OPERATOR = r"[+*/×·]|\\times|\\cdot|\\binom|\d\s?-"
 _WORKED = re.compile(
-    rf"([^()\s]{{1,40}})\s+\(\s*=?\s*(?=[^()]*(?:{_OPERATOR}))((?:[\d\s.,{{}}+*/×·-]|\\times|\\cdot|\\binom)+)\)\.?"
+    rf"([^()\s]{{1,40}})\s+\(\s*+=?\s*+(?=[^()]*(?:{_OPERATOR}))((?:[\d\s.,{{}}+*/×·-]|\\times|\\cdot|\\binom)+)\)\.?"
 )
 
 

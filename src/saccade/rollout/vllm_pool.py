@@ -65,7 +65,8 @@ def is_paused(error: EndpointError) -> bool:
 
 def is_gone(error: EndpointError) -> bool:
     """Whether another attempt or another server may do better: no answer, an overloaded or a broken server."""
-    return error.status is None or error.status in (408, 425, 429) or error.status >= 500
+    no_answer = error.status is None or 200 < error.status < 400  # of a proxy
+    return no_answer or error.status in (408, 425, 429) or error.status >= 500
 
 
 class Pool:
