@@ -71,7 +71,12 @@ BOMBS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", BOMBS)
+QUICK = ("texts in a dictionary", "texts in pages", "lists", "nulls of a fixed size", "images")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BOMBS]
+)
 def test_a_bomb_costs_its_column_and_less_memory_than_its_process_may_take(tmp_path: Path, name: str) -> None:
     values, options = BOMBS[name]
     column = values()

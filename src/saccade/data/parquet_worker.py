@@ -13,6 +13,7 @@ import resource
 os.environ |= {"OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}  # the others reserve a gigabyte at once
 
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,10 @@ def _allowed(group: Any, names: list[str], size: int) -> dict[str, int]:
     """Column -> bytes that it may unpack to in any case; the footer may say anything of those in the file."""
     packed = dict.fromkeys(names, 0)
     for column in map(group.column, range(group.num_columns)):
-        path = f"{column.path_in_schema}."
-        if found := [name for name in names if path.startswith(f"{name}.")]:
-            packed[max(found, key=len)] += column.total_compressed_size
+        parts = column.path_in_schema.split(".")
+        tops = accumulate(parts, "{}.{}".format)  # a name may have dots
+        if found := [name for name in tops if name in packed]:
+            packed[found[-1]] += column.total_compressed_size
     return {name: DENSE_BYTES + RATIO * min(size, held) for name, held in packed.items()}
 
 

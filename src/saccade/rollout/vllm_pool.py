@@ -65,8 +65,8 @@ def is_paused(error: EndpointError) -> bool:
 
 def is_gone(error: EndpointError) -> bool:
     """Whether another attempt or another server may do better: no answer, an overloaded or a broken server."""
-    no_answer = error.status is None or 200 < error.status < 400  # of a proxy
-    return no_answer or error.status in (408, 425, 429) or error.status >= 500
+    status = error.status
+    return status is None or 200 < status < 400 or status in (408, 425, 429) or status >= 500  # 204: of a proxy
 
 
 class Pool:
