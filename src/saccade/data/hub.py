@@ -54,7 +54,10 @@ def use_hub() -> bool:
 def _refuse_places(response: Any) -> None:
     """ValueError for a reply with a name of a file in the cache, or of a version, that leads out of it: the library
     joins both to folders as they are."""
-    names = [response.headers.get(one, "").lstrip("W/") for one in ("etag", "x-linked-etag", "x-repo-commit")]
+    names = list[str]()
+    if response.request.method == "HEAD":  # by which it asks for files; other marks of versions may have a slash
+        headers = ("etag", "x-linked-etag", "x-repo-commit", "x-xet-hash")
+        names += [response.headers.get(one, "").lstrip("W/") for one in headers]
     if "/api/" in response.request.url.path and "json" in response.headers.get("content-type", ""):
         response.read()
         try:
