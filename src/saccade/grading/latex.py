@@ -76,7 +76,7 @@ _CHOSEN = re.compile(
 )
 """Binomials as '_{5}C_{2}' and 'C_5^2'."""
 _ANGLED = re.compile(r"^<([^<>=,]+(?:,[^<>=,]+)+)>$")
-_PROSE = re.compile(r"^.*(?:\b(?:final answer|answer)\b\s*(?:is|:|=)|答案(?:应?[是为])?)\s*:?\s*", re.I | re.DOTALL)
+_PROSE = re.compile(r"^.*(?:\b(?:final answer|answer)\b\s*(?:is|:|=)|答案(?:应?[是为])?)\s*(?::\s*)?", re.I | re.DOTALL)
 _MIXED = re.compile(r"(?<![\d.])(\d+)\s(\d+)\s?/\s?(\d+)(?![\d/])")
 _LOG_BASE = re.compile(r"\\log\s?_\s?(\d)")
 _LOG_E = re.compile(r"\\log\s?_\s?(?:e|\{\s?e\s?\})(?![a-z])")

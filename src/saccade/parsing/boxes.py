@@ -56,7 +56,7 @@ _NAMED = tuple(
 _INNER = re.compile(r"<b?box>([^<]{1,200})</b?box>")
 _TO = re.compile(
     r"[\s,]*(?:(?:and|to|-|–|—|→|->)\s*)?"
-    r"(?:(?:the\s)?(?:bottom|lower)[-_ ]right(?:\s(?:corner|point))?(?:\s(?:is|at))*\s*[:=]?\s*)?",
+    r"(?:(?:the\s)?(?:bottom|lower)[-_ ]right(?:\s(?:corner|point))?(?:\s(?:is|at))*\s*(?:[:=]\s*)?)?",
     re.IGNORECASE,
 )
 """The separator between the two corners of a box."""

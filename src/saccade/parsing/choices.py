@@ -24,11 +24,11 @@ _LISTED = re.compile(r"(?:^|[\s,;(])[A-Z]\s*[).:](?=\s)")
 _ADVERB = r"(?:\s+(?:clearly|surely|definitely|probably|obviously|therefore|thus|now|just|simply|indeed|then))?"
 _CUE = re.compile(
     r"\b(?:answers?|ans|result|(?:correct|right|best|final)\s+(?:option|choice))"
-    rf"(?:\s+(?:is|would\s+be|should\s+be|must\s+be){_ADVERB})?\s*[:=]?\s*(?:(?:option|choice|letter)\s+)?"
-    r"|\b(?:choose|pick|select|go\s+with)\s+(?:(?:option|choice)\s+)?|(?:答案|应选|故选|选择|选)(?:应?该?[是为])?\s*:?\s*",
+    rf"(?:\s+(?:is|would\s+be|should\s+be|must\s+be){_ADVERB})?\s*(?:[:=]\s*)?(?:(?:option|choice|letter)\s+)?"
+    r"|\b(?:choose|pick|select|go\s+with)\s+(?:(?:option|choice)\s+)?|(?:答案|应选|故选|选择|选)(?:应?该?[是为])?\s*(?::\s*)?",
     re.I,
 )
-_CONTENT_CUE = re.compile(r"(?:\b(?:is|are|says?|be|shows?|will|would|should|must)|'s)\b\s*:?\s*|[:=]\s*", re.I)
+_CONTENT_CUE = re.compile(r"(?:\b(?:is|are|says?|be|shows?|will|would|should|must)|'s)\b\s*(?::\s*)?|[:=]\s*", re.I)
 _MENTION = re.compile(
     r"(?<![A-Za-z0-9'\\=+^_-])(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?![A-Za-z0-9=+*^_]|'[a-z]))[)\]}>\"'*]*"
 )

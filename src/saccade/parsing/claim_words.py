@@ -95,7 +95,7 @@ OPERAND = re.compile(
 """Follows a number that is an operand."""
 HEDGED = re.compile(
     r"[\d)}\]]\s*(?:\|\s*[-\d\\]|(?:\\(?:to|rightarrow|Rightarrow|longrightarrow)|->|→|=>|⇒)|\.\.\.|…|\?\s*[-\d])|"
-    r"\(\s*(?:\\text\s?\{)?\s*(?:or|and)\b|[\d}]\s*[-–—]+\s*(?:or|and)\b|\bor\b\s*\?"
+    r"\(\s*(?:\\text\s?\{\s*)?(?:or|and)\b|[\d}]\s*[-–—]+\s*(?:or|and)\b|\bor\b\s*\?"
 )
 """A value that wavers between several, without words."""
 _WAVERING = r"""or, maybe, perhaps, possibly, alternatively, might, could be, wait, hmm+, actually, instead, unless,

@@ -108,7 +108,7 @@ def _short_blank(found: re.Match[str]) -> str:
 
 
 _ENUMERATED = re.compile(r"^\s{0,16}+\d{1,2}[.)]\s{1,16}+(?=[A-Za-z$\\])", re.MULTILINE)
-_THAT_IS = re.compile(r"^\s*i\.\s?e\.?\s*[,:]?\s*", re.I)
+_THAT_IS = re.compile(r"^\s*i\.\s?e\.?\s*(?:[,:]\s*)?", re.I)
 _END_MARK = re.compile(r"\s{0,16}+(?:\\\(|\$)?\s{0,16}+(?:\\blacksquare|\\square|\\qed|[∎■])\s*+(?:\\\)|\$)?\s*+$")
 _OUT_OF = re.compile(
     r"(?<![\d./])(\d{1,9})(?:\s+(?:out\s+of|of|over)\s+|[\s-]in[\s-](?:every\s)?(?=\d{1,9}\.?$))(\d{1,9})(?!\d|[./]\d)"

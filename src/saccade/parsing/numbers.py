@@ -63,7 +63,7 @@ _COUNTED = re.compile(
 """'1, 2, 3, 4' in front of the sentence that says how many there are."""
 _HALF = re.compile(r"\s*and\s+a\s+half\b", re.I)
 _WORDS_SAID = re.compile(
-    r"(?:\b(?:is|are|it's|answer|total|count|say|see|shows?|has|have|just|exactly|only|precisely)\b|[:=])\s*:?\s*(?!.*(?:\b(?:is|are)\b|[:=]))",
+    r"(?:\b(?:is|are|it's|answer|total|count|say|see|shows?|has|have|just|exactly|only|precisely)\b|[:=])\s*(?::\s*)?(?!.*(?:\b(?:is|are)\b|[:=]))",
     re.I,
 )
 _REPEATED = re.compile(r"\s*\(([A-Za-z -]{3,60})\)")

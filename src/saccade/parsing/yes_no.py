@@ -15,7 +15,7 @@ _ALONE |= {"negative": False, "正确": True, "不正确": False, "错误": Fals
 _CHINESE = r"没有错|不正确|不是|不对|没错|没有|是的|正确|错误|[是对否不错]"
 _WORD = re.compile(rf"[A-Za-z]+(?:'[a-z]+)?|{_CHINESE}")
 _OPENING = re.compile(rf"\W*([A-Za-z]+|{_CHINESE})\s*(?:[,.;:!,。;:!-]|\n|$)")
-_CUE = re.compile(r"答案(?:应该?)?[是为]?\s*:?\s*(?=\S)|判断\s*:?")
+_CUE = re.compile(r"答案(?:应该?)?[是为]?\s*(?::\s*)?(?=\S)|判断\s*:?")
 _SHORT = re.compile(
     r"(?:no, |yes, |of course,? )?"
     r"(?:the (?:statement|claim|answer) |it|there|they|he|she|this|that|these|those)"
