@@ -57,7 +57,8 @@ def test_the_key_is_in_the_header_and_in_no_error():
 @pytest.mark.parametrize(
     "bad",
     [
-        *(Answer(status=status) for status in (204, 408, 429, 500, 503)),
+        Answer(status=204, raw=b""),
+        *(Answer(status=status) for status in (408, 429, 500, 503)),
         Answer(raw=b"<html>not json</html>"),
         Answer(raw=b'{"error": "none"}'),
         Answer(raw=b'{"choices": []}'),
