@@ -54,6 +54,18 @@ def test_what_cannot_be_rewritten_is_reported(sentence: str) -> None:
     assert polish(sentence).left
 
 
+FORMULAS = (
+    r"\[ A = \text{the image description states that } 3 \\[2pt] b = 4 \]",
+    r"\( a \\(the caption) \)",
+    r"\\\(the caption\)",
+)
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_line_breaks_in_a_formula_open_no_other(formula: str) -> None:
+    assert polish(f"We get {formula} so 3.").text == f"We get {formula} so 3."
+
+
 def test_there_are_two_hundred_distinct_sentences() -> None:
     assert len(ALL) >= 200
     assert len(set(ALL)) == len(ALL)

@@ -31,6 +31,12 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "absolute": {"etag": '"OUTSIDE"'},
     "linked": {"linked": '"../../../../../../evil"'},
     "version": {"info": INFO | {"sha": "../../../../evil"}},
+    "plain": {"info": INFO | {"sha": "../../../../evil"}, "kind": "text/html"},
+    "commit": {"commit": "/evil"},
+    "blob": {"tree": [TREE[0] | {"oid": "../../../../evil"}]},
+    "large": {"tree": [TREE[0] | {"lfs": {"oid": "OUTSIDE", "size": 31, "pointerSize": 1}}]},
+    "next": {"link": '<http://127.0.0.2:1/steal>; rel="next"'},
+    "refresh": {"refresh": "http://127.0.0.2:1/steal"},
 }
 READ = """
 import sys
@@ -54,16 +60,23 @@ class Hub(BaseHTTPRequestHandler):
         answer = GOOD | next(what for name, what in ANSWERS.items() if f"/own/{name}" in self.path)
         api = "/api/" in self.path
         content = answer["tree" if "/tree/" in self.path else "info"] if api else None
-        body = json.dumps(content).encode() if api else b'{"question": "a?", "answer": "1"}'
+        body = (
+            json.dumps(content).replace("OUTSIDE", self.outside).encode()
+            if api
+            else b'{"question": "a?", "answer": "1"}'
+        )
         self.send_response(answer["status"], answer["said"])
         if answer["status"] == 307:
             self.send_header("location", f"http://127.0.0.1:1/steal?{TOKEN}")
-        self.send_header("content-type", "application/json" if api else "text/plain")
+        self.send_header("content-type", answer.get("kind", "application/json") if api else "text/plain")
         etag = 'W/"38a-8kN1s/q+"' if api else answer["etag"]  # as the hub's own interface marks its answers
         self.send_header("etag", etag.replace("OUTSIDE", self.outside))
         if "linked" in answer:
             self.send_header("x-linked-etag", answer["linked"])
-        self.send_header("x-repo-commit", SHA)
+        self.send_header("x-repo-commit", answer.get("commit", SHA))
+        for header, name in (("link", "link"), ("x-xet-refresh-route", "refresh")):
+            if name in answer:
+                self.send_header(header, answer[name])
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
@@ -96,7 +109,9 @@ def test_an_answer_of_the_hub_is_one_line_without_the_token_and_names_no_place(t
     assert found.keys() == ANSWERS.keys(), "one line each"
     assert found["good"] == """good read ['{"question": "a?", "answer": "1"}']"""
     assert all("cannot be read (" in found[name] for name in ANSWERS if name not in ("good", "odd-tree")), found
-    for name in ("outside", "absolute", "linked", "version"):
-        assert "in the cache, expected a name without folders" in found[name]
+    for name in ("outside", "absolute", "linked", "version", "plain", "commit", "blob", "large"):
+        assert "in the cache, expected a name without folders" in found[name], found[name]
+    for name in ("next", "refresh"):
+        assert "names the address of another one, '127.0.0.2'" in found[name], found[name]
     kept = [path for path in tmp_path.rglob("*") if path.is_file() and home not in path.parents]
     assert kept == [tmp_path / "own.jsonl"] and not list(Path("/").glob("evil*"))

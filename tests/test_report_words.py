@@ -80,6 +80,11 @@ def test_a_prompt_that_earned_more_before_is_marked_as_worse_since(tmp_path: Pat
     assert marked == {"0-0"}
 
 
+def test_line_breaks_in_a_formula_open_no_other() -> None:
+    texts = [r"So \[ x = 1 \\[4pt] y = 2 \] and \(a \\(b)\), \\[4pt] \\\(c\), \( open", r"\(" * 20_000]
+    assert list(formulas_of(texts, [])) == [r"x = 1 \\[4pt] y = 2", r"a \\(b)", "c"]
+
+
 def test_formulas_become_trees_of_known_elements_only() -> None:
     pytest.importorskip("latex2mathml")
     warnings: list[str] = []

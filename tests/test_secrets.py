@@ -196,6 +196,16 @@ def test_no_line_of_the_log_shows_a_password_that_a_library_quotes() -> None:
     assert "SECRET" not in SafeFormatter("%(message)s").format(record)
 
 
+@pytest.mark.parametrize("held", [None, b"hf_\xff\xfe", b"hf_AbCdEfGhIjKlMnOp1234"])
+def test_a_token_that_cannot_be_read_costs_no_message(tmp_path: Path, monkeypatch, held: bytes | None) -> None:
+    place = tmp_path / "token"
+    place.mkdir() if held is None else place.write_bytes(held)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(place))
+    said = without_password("refused hf_AbCdEfGhIjKlMnOp1234")
+    assert said == ("refused [key]" if held and held.isascii() else "refused hf_AbCdEfGhIjKlMnOp1234")
+
+
 @pytest.mark.parametrize("address", ["https://me:{}@host/x.png?sig=A", "ftp://me:{}@host/x.png", "s3:/me:{}@b/x.png"])
 def test_no_verb_shows_the_password_of_an_address_of_a_row_or_of_an_argument(
     address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -11,8 +11,8 @@ PROTECTED = tuple(
         r"`[^`\n]+`",
         r"\$\$.+?\$\$",
         r"\$(?!\s)[^$\n]{1,400}?(?<!\s)\$(?!\d)",
-        r"\\\((?:(?!\\\().)*?\\\)",  # no nested opening: many unclosed ones stay linear
-        r"\\\[(?:(?!\\\[).)*?\\\]",
+        r"\\\\|\\\((?:[^\\]|\\\\|\\(?![\\(]))*?\\\)",  # no nested opening: many unclosed ones stay linear
+        r"\\\\|\\\[(?:[^\\]|\\\\|\\(?![\\\[]))*?\\\]",
         r"</?\w+>",
     )
 )

@@ -9,6 +9,7 @@ import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -51,24 +52,40 @@ def use_hub() -> bool:
     return False
 
 
+_NAMES = ("sha", "oid", "sha256", "blobId", "xetHash")
+"""Keys of the hub's JSON, at any depth, whose values its library joins to folders as they are."""
+_ADDRESS = re.compile(r"<([^<>]{0,4000})>")
+
+
 def _refuse_places(response: Any) -> None:
-    """ValueError for a reply with a name of a file in the cache, or of a version, that leads out of it: the library
-    joins both to folders as they are."""
-    names = list[str]()
+    """ValueError for an answer with a name that leads out of the cache, or with an address on another host to which the
+    library would send the token."""
+    url, headers = response.request.url, response.headers
+    names = [headers.get("x-repo-commit", ""), headers.get("x-xet-hash", "")]
     if response.request.method == "HEAD":  # by which it asks for files; other marks of versions may have a slash
-        headers = ("etag", "x-linked-etag", "x-repo-commit", "x-xet-hash")
-        names += [response.headers.get(one, "").lstrip("W/") for one in headers]
-    if "/api/" in response.request.url.path and "json" in response.headers.get("content-type", ""):
+        names += [headers.get(one, "").lstrip("W/").strip('"') for one in ("etag", "x-linked-etag")]
+    if "/api/" in url.path:
         response.read()
-        try:
-            found = json.loads(response.content)
-        except (ValueError, RecursionError):
-            found = None  # the library says so
-        if isinstance(found, dict):
-            names.append(str(found.get("sha", "")))
-    for name in (name.strip('"') for name in names):
+        with suppress(ValueError, RecursionError):  # the library says so
+            names += _names_in(json.loads(response.content))
+    for name in names:
         if "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
             raise ValueError(f"the server names the file {name[:100]!r} in the cache, expected a name without folders")
+    for address in (*_ADDRESS.findall(headers.get("link", "")), headers.get("x-xet-refresh-route", "")):
+        if (host := urlsplit(address).hostname) not in (None, url.host, "huggingface.co"):
+            raise ValueError(f"the server names the address of another one, {host!r}, to which the token would be sent")
+
+
+def _names_in(found: Any) -> list[str]:
+    names, left = list[str](), [found]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            names += [str(one[key]) for key in _NAMES if key in one]
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+    return names
 
 
 def of_the_hub(error: Exception) -> str:

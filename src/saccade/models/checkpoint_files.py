@@ -14,6 +14,8 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
+from saccade.data.hub import WAY_OUT, of_the_hub
+
 KEPT = (
     "*config*.json",
     "chat_template.*",
@@ -122,10 +124,21 @@ def generation_ends(files: Mapping[str, bytes]) -> tuple[int, ...]:
 def read_files(path: str) -> dict[str, bytes]:
     """Name -> content of the kept files of a directory or of a hub name. They are held in memory, about 10 MB, because
     the directory may be a checkpoint that the run removes later."""
-    folder = Path(path) if Path(path).is_dir() else Path(snapshot_download(path, allow_patterns=list(KEPT)))
+    folder = Path(path) if Path(path).is_dir() else _downloaded(path)
     found = [file for pattern in ("*", "additional_chat_templates/*") for file in folder.glob(pattern)]
     named = {file.relative_to(folder).as_posix(): file for file in found if file.is_file()}
     return {name: file.read_bytes() for name, file in sorted(named.items()) if is_kept(name)}
+
+
+def _downloaded(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(KEPT)))
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever a server answers
+        raise ValueError(
+            f"model.path {name!r}: cannot be read from the hub ({of_the_hub(error)}); {WAY_OUT}"
+        ) from error
 
 
 def _refuse_outside(folder: Path) -> None:

@@ -11,8 +11,10 @@ from xml.etree import ElementTree
 
 LONGEST, MOST = 400, 3000
 """Characters of a formula, and formulas of a page; what exceeds them is shown as LaTeX."""
-FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL)
-"""As in scripts/text.js."""
+FORMULA = re.compile(
+    r"\\\\|\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(((?:[^\\]|\\\\|\\(?![\\(]))+?)\\\)|\\\[((?:[^\\]|\\\\|\\(?![\\\[]))+?)\\\]"
+)
+"""As in scripts/text.js; first a line break, whose second stroke opens nothing."""
 ELEMENTS = frozenset(
     (
         *("math", "mrow", "mi", "mo", "mn", "ms", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msub", "msup"),
@@ -35,7 +37,7 @@ def formulas_of(texts: Iterable[str], warnings: list[str]) -> dict[str, Tree]:
         for text in texts
         if "$" in text or "\\" in text
         for match in FORMULA.finditer(text)
-        if len(body := next(group for group in match.groups() if group).strip()) <= LONGEST
+        if 0 < len(body := next((group for group in match.groups() if group), "").strip()) <= LONGEST
     )
     if not seen:
         return found

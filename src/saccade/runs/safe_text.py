@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 import unicodedata
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 from urllib.request import getproxies
@@ -60,7 +61,8 @@ def without_password(text: str) -> str:
         text = re.sub(r"\S+", lambda word: _without_user(word[0]), text)
     secrets = tuple(address for address in getproxies().values() if "@" in address)
     if (hub := sys.modules.get("huggingface_hub")) is not None:
-        secrets += (hub.get_token() or "",)
+        with suppress(Exception):  # whatever is in the place of its file
+            secrets += (hub.get_token() or "",)
     return _mask(secrets).text(text) if any(secrets) else text
 
 

@@ -1,13 +1,14 @@
 // Replies and questions: the think block folds, formulas are drawn, tokens are shaded by log-prob.
 
 // As in formulas.py.
-const FORMULA = /\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(((?:(?!\\\()[^])+?)\\\)|\\\[((?:(?!\\\[)[^])+?)\\\]/g;
+const FORMULA =
+  /\\\\|\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(((?:[^\\]|\\\\|\\(?![\\(]))+?)\\\)|\\\[((?:[^\\]|\\\\|\\(?![\\[]))+?)\\\]/g;
 
 function withFormulas(text, formulas) {
   const nodes = [];
   let end = 0;
   for (const match of text.matchAll(FORMULA)) {
-    const tree = formulas[match.slice(1).find((group) => group).trim()];
+    const tree = formulas[(match.slice(1).find((group) => group) ?? "").trim()];
     if (!tree) continue;
     const drawn = mathml(tree);
     drawn.setAttribute("display", match[1] || match[4] ? "block" : "inline");
