@@ -148,6 +148,11 @@ def test_no_console_reads_names_as_markup_or_shows_them_raw() -> None:
     table.add_row(Text(f"cell {ATTACK}", style="bold"))
     for shown in (table, f"line {ATTACK} https://me:secret@host/", Text(ATTACK)):
         console.print(shown)
+    narrow = SafeConsole(file=(few := io.StringIO()), width=30)
+    table.add_row(f"https://me:{'s3' * 40}@host/")
+    for shown in (table, f"https://me:{'s3' * 40}@host/", Text(f"https://me:{'s3' * 40}@host/")):
+        narrow.print(shown)
+    assert "s3s3" not in few.getvalue() and few.getvalue().count("[key]") == 3
     lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
     assert "\x1b[1" in out.getvalue() and not BAD & set(lines) and "https://[key]@host/" in lines
     assert all(f"{one} \\x1b]0;PWNED" in lines for one in ("title", "column", "cell", "line"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,9 +48,10 @@ def answer_all(
     for start in range(0, len(plan.samples), run.batch_size):
         batch = plan.samples[start : start + run.batch_size]
         missing = [sample for sample in batch if answers.to(sample) is None]
-        for fresh, lost in _parts(plan, run, batch, missing):
-            answers.errors |= {name: why for name, why in lost.items() if name not in answers.done}
-            answers.add({sample.id: fresh[sample.id] for sample in missing if sample.id in fresh})
+        with closing(_parts(plan, run, batch, missing)) as parts:  # now, not when it is collected, should the run stop
+            for fresh, lost in parts:
+                answers.errors |= {name: why for name, why in lost.items() if name not in answers.done}
+                answers.add({sample.id: fresh[sample.id] for sample in missing if sample.id in fresh})
         if progress:
             progress(start + len(batch), len(plan.samples))
     held = answers.whole()
@@ -121,7 +123,7 @@ class _Answers:
 
 def _parts(
     plan: EvalPlan, run: EvalRun, batch: Sequence[Sample], missing: Sequence[Sample]
-) -> Iterator[tuple[dict[str, ItemResult], dict[str, str]]]:
+) -> Generator[tuple[dict[str, ItemResult], dict[str, str]]]:
     """(items by id, errors by id) of what is missing of a batch, as it arrives."""
     if not missing:
         return

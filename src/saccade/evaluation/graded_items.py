@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,6 +57,8 @@ def _grade(plan: EvalPlan, sample: Sample, completion: Completion, judge: Benchm
         return plan.mode.grade(read(completion.text, completion.frames), sample, judge)
     except JudgeUnavailable as error:
         return Grade(None, JUDGE_FAILED, detail=str(error))
+    except CancelledError:
+        return Grade(None, JUDGE_FAILED, detail="the run stopped while it waited")
     except Exception as error:
         log.exception("grading a reply to sample %s failed; the item is not counted", sample.id)
         return Grade(None, "grader failed", detail=repr(error))
