@@ -16,7 +16,7 @@ from saccade.evaluation.benchmarks.own import heldout_seed, world_suite
 from saccade.evaluation.boxes import gold_boxes, reply_boxes
 from saccade.evaluation.config import Decoding, EvalRecipe
 from saccade.evaluation.eval_plan import own_plan
-from saccade.evaluation.graded_items import WHY, EvalRun
+from saccade.evaluation.graded_items import EvalRun
 from saccade.evaluation.items import append_items, read_items
 from saccade.evaluation.local_model import LocalModel
 from saccade.evaluation.results import summarize_attempts
@@ -193,8 +193,10 @@ def test_a_stop_while_a_judge_is_asked_is_no_failure_of_a_grader(policy, suite, 
         raise CancelledError
 
     monkeypatch.setattr("saccade.tasks.task.Task.correct", stopped)
-    (item,) = answers(policy, suite[:1], GREEDY)
-    assert "stopped while it waited" in item.details[WHY] and "grading a reply" not in caplog.text
+    run = EvalRun(LocalModel(policy, open_engine(policy), ""), GREEDY, seed=5, batch_size=3)
+    items, errors = answer_all(own_plan(suite[:1]), run)
+    assert items == [] and list(errors.values()) == ["the run stopped while it waited"]
+    assert "grading a reply" not in caplog.text
 
 
 def test_boxes_are_read_in_the_frame_of_the_reply_and_given_in_original_pixels():
