@@ -9,11 +9,13 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from signal import SIGKILL, SIGSEGV
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -175,6 +177,40 @@ def test_a_column_that_is_left_out_is_never_an_absent_one(tmp_path: Path, name: 
         assert copied == {"a": 1, "c": 2} and copied.get("d", 5) == 5
         with pytest.raises(ValueError, match=r"^why; the column is not read"):
             copied.get("b")
+
+
+def test_many_groups_and_columns_take_time_in_proportion(tmp_path: Path) -> None:
+    for name, groups, columns in (("groups", 2_000, 2), ("columns", 1, 20_000)):
+        table = pa.table({f"c{i}": ["a"] for i in range(columns)})
+        with pq.ParquetWriter(path := tmp_path / f"{name}.parquet", table.schema) as file:
+            for _ in range(groups):
+                file.write_table(table)
+        start = time.monotonic()
+        assert [len(row) for _, row in parquet_rows(path)] == [columns] * groups
+        assert time.monotonic() - start < 8, name
+
+
+def test_fields_of_structures_in_a_row_count_as_its_elements(tmp_path: Path) -> None:
+    values = pa.array(range(100_000), pa.int32())
+    structs = pa.StructArray.from_arrays([values] * 14, [f"f{i}" for i in range(14)])
+    lists = pa.ListArray.from_arrays([0, 10, 100_000], structs)
+    pq.write_table(pa.table({"x": lists}), path := tmp_path / "t.parquet")
+    (_, first), (_, second) = parquet_rows(path)
+    assert len(first["x"]) == 10 and "1,499,850 list elements is too large" in str(second)
+
+
+def test_a_worker_in_the_middle_of_a_job_ends_with_its_parent(tmp_path: Path) -> None:
+    with pq.ParquetWriter(path := tmp_path / "t.parquet", (table := pa.table({"x": ["a"] * 100})).schema) as file:
+        for _ in range(3_000):
+            file.write_table(table)
+    code = "import sys; from pathlib import Path; from saccade.data.parquet import parquet_rows\n"
+    code += "rows = parquet_rows(Path(sys.argv[1])); next(rows); print('reads', flush=True); list(iter(input, ''))"
+    parent = subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert parent.stdout and parent.stdout.readline() == b"reads\n"
+    children = psutil.Process(parent.pid).children(recursive=True)
+    parent.kill()
+    parent.communicate()
+    assert children and not psutil.wait_procs(children, timeout=5)[1]
 
 
 def test_row_groups_without_rows_are_passed_over(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -12,27 +14,86 @@ from pyarrow import types
 from saccade.data.columns import LIGHT_BYTES, is_heavy, pieces, too_large, with_types
 from saccade.data.records import PartlyRead, Row
 from saccade.data.unpacked import Packed, taken
-from saccade.faults import first_line, shown
+from saccade.faults import first_line
 
-LARGEST_DESCRIPTION = 4 << 20
-"""Bytes of the description of a set's columns."""
+LARGEST_DESCRIPTION, LONGEST_NAME = 4 << 20, 1_000
+"""Bytes of the description of a set's columns, and characters of the name of a class."""
 _ODD = (pa.ArrowException, ValueError, ArithmeticError, LookupError)
 """What a value raises that Python does not have."""
-Labels = Mapping[str, Any]
-"""Column with the names of classes -> its entry in the description."""
+_Named = Callable[[Any], Any]
+"""A value -> the same with the names of classes in place of their numbers."""
+
+
+@dataclass
+class Labels:
+    """The columns whose numbers stand for names of classes."""
+
+    columns: dict[str, _Named] = field(default_factory=dict)
+    taken: int = 0
+    """Characters of the names that were put in."""
+
+    def names_of(self, entry: Any) -> _Named | None:
+        """How a value of a column, or part of it, is named, by its entry in the description; None without classes."""
+        if isinstance(entry, list):
+            inner = self.names_of(entry[0]) if len(entry) == 1 else None
+            return inner and (lambda value: _each(inner, value))
+        if not isinstance(entry, dict):
+            return None
+        if entry.get("_type") == "ClassLabel":
+            return self._label(entry.get("names"))
+        if "feature" in entry and "_type" in entry:
+            inner = self.names_of(entry["feature"])
+            return inner and (lambda value: _each(inner, value))
+        parts = {key: found for key, one in entry.items() if (found := self.names_of(one)) is not None}
+
+        def of_parts(value: Any) -> Any:
+            if not isinstance(value, dict):
+                return _each(of_parts, value) if isinstance(value, list) else value
+            return {key: parts[key](one) if key in parts else one for key, one in value.items()}
+
+        return of_parts if parts else None
+
+    def _label(self, names: Any) -> _Named | None:
+        if isinstance(names, dict) and list(names) == [str(place) for place in range(len(names))]:
+            names = [*names.values()]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return None
+        if long := [name for name in names if len(name) > LONGEST_NAME]:
+            raise ValueError(f"a class has a name of {len(long[0]):,} characters, expected {LONGEST_NAME:,} at most")
+
+        def name_of(value: Any) -> Any:
+            if isinstance(value, list):  # of a sequence
+                return _each(name_of, value)
+            if type(value) is not int or value == -1:
+                return None if value == -1 else value  # -1: not known
+            if not 0 <= value < len(names):
+                raise ValueError(f"class {value} has no name; there are {len(names):,}")
+            self.taken += len(names[value])
+            return names[value]
+
+        return name_of
+
+
+def _each(named: _Named, value: Any) -> Any:
+    return [named(one) for one in value] if isinstance(value, list) else named(value)
 
 
 def labels_of(schema: Any) -> Labels:
-    """The columns whose numbers stand for names of classes, as `datasets` describes them in the metadata of a file.
-    ValueError for a description that is too large."""
-    text = (schema.metadata or {}).get(b"huggingface", b"{}")
+    """The columns with classes, as `datasets` describes them in the metadata of a file. ValueError for a description
+    that is too large."""
+    text, found = (schema.metadata or {}).get(b"huggingface", b"{}"), Labels()
     if len(text) > LARGEST_DESCRIPTION:
         raise ValueError(f"its columns are described in {len(text):,} bytes, expected {LARGEST_DESCRIPTION:,} at most")
     try:
-        features = json.loads(text)["info"]["features"]
-        return {name: one for name, one in features.items() if b"ClassLabel" in text and _has_names(one)}
+        features = json.loads(text)["info"]["features"] if b"ClassLabel" in text else {}
+        entries = [*features.items()]
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return {}
+        return found
+    for name, entry in entries:
+        with suppress(RecursionError):
+            if (named := found.names_of(entry)) is not None:
+                found.columns[name] = named
+    return found
 
 
 def rows_of(table: Any, packed: Packed | None = None, labels: Labels | None = None) -> Iterator[Row | ValueError]:
@@ -43,7 +104,13 @@ def rows_of(table: Any, packed: Packed | None = None, labels: Labels | None = No
         if packed is not None:
             packed.add(taken(piece))
         for row in _found(piece):
-            yield _named(row, labels) if labels and isinstance(row, dict) else row
+            if labels is None or not labels.columns or not isinstance(row, dict):
+                yield row
+                continue
+            before = labels.taken
+            yield _named(row, labels)
+            if packed is not None:
+                packed.add(labels.taken - before)
 
 
 def _found(piece: Any) -> Iterator[Row | ValueError]:
@@ -75,12 +142,16 @@ def _row(row: Any) -> Row | ValueError:
 
 
 def _objects(piece: Any) -> list[Row]:
-    for place, field in enumerate(piece.schema):
-        if types.is_decimal(field.type) or (kind := with_types(field.type, _wide)) == field.type:
+    for place, one in enumerate(piece.schema):
+        if types.is_decimal(one.type) or (kind := with_types(one.type, _wide)) == one.type:
             continue
-        text = with_types(field.type, lambda one: pa.string() if one == pa.float32() else one)
-        piece = piece.set_column(place, field.name, piece[field.name].cast(text).cast(kind, safe=False))
+        text = with_types(one.type, _as_text)
+        piece = piece.set_column(place, one.name, piece[one.name].cast(text).cast(kind, safe=False))
     return piece.to_pylist(maps_as_pydicts="strict")
+
+
+def _as_text(kind: Any) -> Any:
+    return pa.string() if kind == pa.float32() or types.is_decimal(kind) else kind
 
 
 def _wide(kind: Any) -> Any:
@@ -93,43 +164,19 @@ def _wide(kind: Any) -> Any:
     return {pa.duration("ns"): pa.duration("us"), pa.time64("ns"): pa.time64("us")}.get(kind, kind)
 
 
-def _named(row: Row, labels: Labels) -> Row | ValueError:
-    """A row with the names of its classes."""
-    held = dict(row)  # also of columns that are not read
-    try:
-        return row | {name: _name(one, held[name]) for name, one in labels.items() if name in held}
-    except ValueError as error:
-        return error
-
-
-def _has_names(entry: Any) -> bool:
-    if isinstance(entry, list):
-        return any(map(_has_names, entry))
-    return isinstance(entry, dict) and (_is_label(entry) or any(map(_has_names, entry.values())))
-
-
-def _is_label(entry: Any) -> bool:
-    names = entry.get("names") if isinstance(entry, dict) and entry.get("_type") == "ClassLabel" else None
-    return isinstance(names, list) and all(isinstance(name, str) for name in names)
-
-
-def _name(entry: Any, value: Any) -> Any:
-    """A value with names in place of the numbers of classes; a list or an object has them in its parts."""
-    if _is_label(entry):
-        if isinstance(value, list):  # of a sequence
-            return [_name(entry, one) for one in value]
-        if type(value) is not int:
-            return value
-        if value >= len(entry["names"]) or value < -1:
-            raise ValueError(f"class {value} has no name; there are {shown(entry['names'])}")
-        return None if value < 0 else entry["names"][value]  # -1: not known
-    if isinstance(entry, list) and entry and isinstance(value, list):
-        return [_name(entry[0], one) for one in value]
-    if isinstance(entry, dict) and "feature" in entry and "_type" in entry:
-        inner = entry["feature"]
-        return [_name(inner, one) for one in value] if isinstance(value, list) else _name(inner, value)
-    if isinstance(entry, dict) and isinstance(value, dict):
-        return {key: _name(entry.get(key), one) for key, one in value.items()}
-    if isinstance(value, list):  # of an object, whose parts are lists
-        return [_name(entry, one) for one in value]
-    return value
+def _named(row: Row, labels: Labels) -> Row:
+    """A row with the names of its classes; without a column whose class has none."""
+    held, odd = dict(row), dict[str, str]()  # also of columns that are not read
+    for name, name_of in labels.columns.items():
+        if name in held:
+            try:
+                held[name] = name_of(held[name])
+            except ValueError as error:
+                del held[name]
+                odd[name] = f"column {name!r}: {error}"
+    named = row | held
+    if odd:
+        named = PartlyRead(named, {}, odd)
+        for name in odd:
+            named.pop(name)
+    return named

@@ -83,9 +83,10 @@ def _hides(kind: Any) -> bool:
 def plainly(batch: Any) -> Any:
     """A batch of Parquet with texts in place of views and categories, also within others, as Polars writes them. Of
     types that are defined beside Arrow, such as JSON, what they store, and UUIDs as texts; the library crashes when it
-    casts some of them."""
+    casts some of them. A column of categories stays one, see `pieces`."""
     columns = list(map(_storage, batch.columns))
-    kinds = [one.type if any(map(_is_odd, inner_types(one.type))) else with_types(one.type, _plain) for one in columns]
+    kept = [types.is_dictionary(one.type) or any(map(_is_odd, inner_types(one.type))) for one in columns]
+    kinds = [one.type if keep else with_types(one.type, _plain) for one, keep in zip(columns, kept, strict=True)]
     plain = [one if one.type == kind else one.cast(kind) for one, kind in zip(columns, kinds, strict=True)]
     return pa.RecordBatch.from_arrays(plain, batch.schema.names)
 

@@ -69,58 +69,57 @@ class _File:
         self._schema = pa.ipc.read_schema(pa.py_buffer(schema))
         self._labels, self._bombs = labels_of(self._schema), dict[str, str]()
         """Column that is left out -> why."""
+        self._left_s = LOOK_S
+        """Seconds for finding such columns one by one."""
         if len(set(names := self._schema.names)) < len(names):
             raise ValueError(f"the columns are {listed(names)}; expected a different name for each")
 
     def rows(self, packed: Packed) -> Iterator[Any]:
-        for group in range(self._groups):
-            for batch in self._batches(group):
-                pictures = [why for name, why in self._bombs.items() if holds_bytes(self._schema.field(name).type)]
-                for row in [ValueError(batch)] if isinstance(batch, str) else rows_of(batch, packed, self._labels):
-                    found = PartlyRead(row, self._bombs) if self._bombs and isinstance(row, dict) else row
-                    yield ValueError(pictures[0]) if pictures else found
+        for batch in self._batches():
+            pictures = [why for name, why in self._bombs.items() if holds_bytes(self._schema.field(name).type)]
+            for row in [ValueError(batch)] if isinstance(batch, str) else rows_of(batch, packed, self._labels):
+                found = PartlyRead(row, self._bombs) if self._bombs and isinstance(row, dict) else row
+                yield ValueError(pictures[0]) if pictures else found
 
-    def _batches(self, group: int) -> Iterator[Any]:
-        """The batches of a row group, and the error in place of a row that is too large."""
-        first, at_a_time, names = 0, BATCH, self._schema.names
+    def _batches(self) -> Iterator[Any]:
+        """The batches of all row groups, and the error in place of a row that is too large."""
+        group, first, few = 0, 0, False
         while True:
-            left_out = len(self._bombs)
             try:
-                for answer in self._answers(group, self._left_out(), at_a_time, first, False):
+                for answer in self._answers(group, first, 1 if few else BATCH, self._left_out(), False):
                     if isinstance(answer, bytes):
                         yield (batch := pa.ipc.open_stream(answer).read_next_batch())
                         first += batch.num_rows
                     elif isinstance(answer, str):
                         yield answer
                         first += 1
+                    elif answer is True:
+                        group, first, few = group + 1, 0, False
                     else:
                         place, held, rows = answer
-                        self._leave_out(names[place], f"unpacks to {held:,} bytes in {rows:,} rows")
+                        self._leave_out(self._schema.names[place], f"unpacks to {held:,} bytes in {rows:,} rows")
                         break
                 else:
                     return
             except _TooMuch:
-                if at_a_time > 1:
-                    at_a_time = 1
-                else:
+                if few:
                     self._leave_out_large(group, first)
-            if len(self._bombs) > left_out:
-                at_a_time = BATCH
+                few = not few  # in a new process
 
     def _leave_out_large(self, group: int, first: int) -> None:
         """Leaves out the columns of a row that cannot be read beside those before them."""
         names, together, before = self._schema.names, list[int](), len(self._bombs)
-        until = time.monotonic() + LOOK_S
         for place in [place for place, name in enumerate(names) if name not in self._bombs][:MOST_TRIED]:
-            others = [other for other in range(len(names)) if other not in (*together, place)]
+            began, others = time.monotonic(), [other for other in range(len(names)) if other not in (*together, place)]
             try:
-                list(self._answers(group, others, 1, first, True))
+                list(self._answers(group, first, 1, others, True))
                 together.append(place)
             except _TooMuch:
                 self._leave_out(names[place], f"takes more than {self._memory >> 20:,} MB to unpack")
-            if time.monotonic() > until:
+            self._left_s -= time.monotonic() - began
+            if self._left_s < 0:
                 break
-        if len(self._bombs) == before:
+        if len(self._bombs) == before or self._left_s < 0:
             raise ValueError(
                 f"its columns take together more than {self._memory >> 20:,} MB to unpack; write it again in smaller "
                 "row groups"

@@ -1,8 +1,8 @@
 """The process that reads Parquet files, in the memory that `_limit` allows: `python -m saccade.data.parquet_worker`.
 
 At some footers that are damaged the library ends its process, and a few bytes of a file may unpack to any number, which
-nothing but unpacking them tells. A job is a path, the bytes of memory, and for a row group its number, the columns that
-are left out, the most rows at a time, and the first row; the answers are described at `opened` and `rows`.
+nothing but unpacking them tells. A job is a path, the bytes of memory, and what `rows` needs; the answers are
+described at it and at `opened`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saccade.data.columns import LIGHT_BYTES, is_heavy, pieces, plainly, too_large
+from saccade.data.columns import BATCH, LIGHT_BYTES, is_heavy, pieces, plainly, too_large
 from saccade.data.unpacked import RATIO
 from saccade.faults import first_line
 from saccade.workers.channel import clean, connect
@@ -40,28 +40,38 @@ def opened(path: str) -> Iterator[Any]:
         yield [file.num_row_groups, file.metadata.num_rows]
 
 
-def rows(path: str, number: int, left_out: list[int], at_a_time: int, first: int, only_one: bool) -> Iterator[Any]:
-    """Of a row group: streams of Arrow with one batch, a text for a row that is too large, and instead of the rest the
-    place of a column that unpacks to too much, with its bytes and the rows that they are of. `only_one`: stops behind
-    the first row, and sends nothing of it."""
-    taken, end = dict[str, int](), 0
+def rows(path: str, number: int, first: int, at_a_time: int, left_out: list[int], only_one: bool) -> Iterator[Any]:
+    """From a row of a row group on, of which `at_a_time` are decoded together: streams of Arrow with one batch, a text
+    for a row that is too large, True behind each group, and instead of the rest the place of a column that unpacks to
+    too much, with its bytes and the rows that they are of. `only_one`: stops behind the first row, sends nothing."""
     with pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
         every = file.schema_arrow.names
-        names = [name for place, name in enumerate(every) if place not in left_out]
-        allowed = _allowed(file.metadata.row_group(number), names, os.path.getsize(path))
-        for batch in file.iter_batches(at_a_time, [number], names, use_threads=False):
-            before, end = end, end + batch.num_rows
-            if end <= first:
-                continue
-            for piece in pieces(plainly(batch.select(names).slice(max(0, first - before)))):
+        names = [name for place, name in enumerate(every) if place not in set(left_out)]
+        for group in range(number, file.num_row_groups):
+            begin, few = (first, at_a_time) if group == number else (0, BATCH)
+            taken = dict.fromkeys(names, 0)
+            allowed = _allowed(file.metadata.row_group(group), names, os.path.getsize(path))
+            for end, piece in _pieces(file, group, names, begin, few):
                 for name, column in zip(names, piece.columns, strict=True):
-                    taken[name] = taken.get(name, 0) + column.nbytes
-                    if taken[name] > allowed[name] + SHARE * (end - first):
-                        yield [every.index(name), taken[name], end - first]
+                    taken[name] += column.nbytes
+                    if taken[name] > allowed[name] + SHARE * (end - begin):
+                        yield [every.index(name), taken[name], end - begin]
                         return
-                yield from () if only_one else _sent(piece)
-            if only_one:
-                return
+                if only_one:
+                    return
+                yield from _sent(piece)
+            yield True
+
+
+def _pieces(file: Any, group: int, names: list[str], first: int, at_a_time: int) -> Iterator[tuple[int, Any]]:
+    """The rows of a group from `first` on, in parts with the number of the last."""
+    end = 0
+    for batch in file.iter_batches(at_a_time, [group], names, use_threads=False):
+        before, end = end, end + batch.num_rows
+        if end > first:
+            for piece in pieces(plainly(batch.select(names).slice(max(0, first - before)))):
+                first += piece.num_rows
+                yield first, piece
 
 
 def _allowed(group: Any, names: list[str], size: int) -> dict[str, int]:
@@ -103,7 +113,7 @@ def _limit(most: int) -> None:
 def main() -> None:
     """Behind its answers, a job ends with how it went: `{"error": None}`, or why; `{"memory": ...}` where that was the
     reason."""
-    jobs, say = connect()
+    jobs, say = connect(watched=True)
     say(True)
     for path, memory, *part in jobs:
         _limit(memory)

@@ -28,7 +28,7 @@ class PartlyRead(Row):
     absent."""
 
     def __init__(self, row: Row, left_out: Mapping[str, str], times: Mapping[str, str] | None = None) -> None:
-        """`left_out`: name of a column -> why; `times`: the same of those that cannot hold images."""
+        """`left_out`: name of a column -> why; `times`: the same of those that cannot hold images: times, classes."""
         super().__init__(row)
         before = row if isinstance(row, PartlyRead) else None
         self._left_out: dict[str, str] = {**(before._left_out if before else {}), **left_out}
@@ -50,7 +50,7 @@ class PartlyRead(Row):
         if (why := self._left_out.get(str(name))) is not None:
             raise ValueError(f"{why}; the column is not read; write it again with smaller values")
         if (why := self._times.get(str(name))) is not None:
-            raise ValueError(f"{why}; write it as text")
+            raise ValueError(f"{why}; write it as text, or name another column")
         return super().__contains__(name)
 
     def __getitem__(self, name: str) -> Any:

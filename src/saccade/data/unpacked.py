@@ -51,7 +51,7 @@ def taken(piece: Any) -> int:
 
 
 def elements(piece: Any) -> int:
-    """Elements of all lists in a batch or table, at all depths."""
+    """Elements of all lists in a batch or table and fields of all structures, at all depths."""
     return sum(map(_elements, _columns(piece)))
 
 
@@ -83,7 +83,8 @@ def _is_text(kind: Any) -> bool:
 
 def _elements(array: Any) -> int:
     parts = _parts(array)
-    return (len(parts[-1]) if parts and not types.is_struct(array.type) else 0) + sum(map(_elements, parts))
+    own = len(array) * len(parts) if types.is_struct(array.type) else len(parts[-1]) if parts else 0
+    return own + sum(map(_elements, parts))
 
 
 def _objects(array: Any) -> int:
