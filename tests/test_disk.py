@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +26,17 @@ from saccade.base import pretrain
 from saccade.base.config import PretrainMixture, PretrainRecipe, PretrainStage
 from saccade.config import dump
 from saccade.data import roots
-from saccade.disk import DiskError, disk_reason, partial_folder, partial_of, read_text, sweep, write_text, writing
+from saccade.disk import (
+    AGAIN,
+    DiskError,
+    disk_reason,
+    partial_folder,
+    partial_of,
+    read_text,
+    sweep,
+    write_text,
+    writing,
+)
 from saccade.endpoint import EndpointError, ReplyCache
 from saccade.evaluation.items import append_items, read_items
 from saccade.models.config import ModelConfig
@@ -61,6 +72,16 @@ LINE = r"{out}: cannot be written \([^)\n]*; [\d,]+ bytes are free\); {then}"
 
 def line(out: Path, then: str) -> str:
     return LINE.format(out=re.escape(str(out)), then=then)
+
+
+def test_the_way_out_is_that_of_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = (errno.EROFS, errno.ENOSPC)
+    read_only, full = (str(DiskError(tmp_path, f"{os.strerror(code)}: x", AGAIN)) for code in codes)
+    assert "; make it writable and run the same" in read_only and "; free some space and run" in full
+    left = SimpleNamespace(f_files=9, f_favail=0, f_bavail=9, f_frsize=9, f_blocks=9, f_bfree=9)
+    monkeypatch.setattr(os, "statvfs", lambda _: left)
+    full = str(DiskError(tmp_path, os.strerror(errno.ENOSPC), AGAIN))
+    assert "81 bytes are free, and no more files can be made); remove some files and run" in full
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

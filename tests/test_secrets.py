@@ -181,7 +181,7 @@ def test_no_line_of_the_log_shows_a_password_that_a_library_quotes() -> None:
         assert without_password(f"'http://me:{secret}@host:80/a' x@y") == "'http://[key]@host:80/a' x@y"
     assert without_password("/data/https:/me:p@ss@host/x.png: none") == "/data/https:/[key]@host/x.png: none"
     for name in ("p@ss", "me@x.org:p@ss", ":p@ss", "me:p/s@s", "p" * 9_000):
-        for begin in ("https:/", "HTTPS:/", "redis://"):
+        for begin in ("https:/", "HTTPS:/", "redis://", "https:///"):
             assert without_password(f"{begin}{name}@host/x.png: none") == f"{begin}[key]@host/x.png: none"
     for plain in (
         "at file:/home/a@b",

@@ -20,7 +20,8 @@ PARTIAL = ".partial"
 """End of the name of a file or folder that is still being written; the next start removes it."""
 LONGEST_CELL = 256 << 20
 """Bytes of a row of a database; that of the largest sample, all of whose letters are escapes, has 192 million."""
-AGAIN = "free some space and run the same command again"
+SPACE = "free some space"
+AGAIN = f"{SPACE} and run the same command again"
 _OF_PROCESS = re.compile(r"\.(\d+)\.partial")
 _CODES = frozenset(
     getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE") if hasattr(errno, name)
@@ -50,7 +51,8 @@ class DiskError(OSError):
 
     def __init__(self, directory: Path, reason: str, then: str) -> None:
         self.directory, self.reason = directory, reason
-        super().__init__(f"{directory}: cannot be written ({reason}; {_free(directory):,} bytes are free); {then}")
+        free, way_out = _room_left(directory, reason)
+        super().__init__(f"{directory}: cannot be written ({reason}; {free}); {then.replace(SPACE, way_out)}")
 
 
 def size_words(count: float) -> str:
@@ -268,6 +270,17 @@ def flush(path: Path) -> None:
 def _free(directory: Path) -> int:
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
+
+
+def _room_left(directory: Path, reason: str) -> tuple[str, str]:
+    """What is left there, and what helps in place of SPACE."""
+    free = f"{_free(directory):,} bytes are free"
+    if reason.startswith(os.strerror(errno.EROFS)):
+        return free, "make it writable"
+    left = os.statvfs(next(path for path in (directory, *directory.absolute().parents) if path.exists()))
+    if left.f_files and not left.f_favail:
+        return f"{free}, and no more files can be made", "remove some files"
+    return free, SPACE
 
 
 def without_waiting(path: str, flags: int) -> int:

@@ -52,7 +52,7 @@ JsonFile = Annotated[
 """Of verbs whose JSON is also wanted as a file; without FILE it is `STDOUT` (`hints.Verb`)."""
 STDOUT = Path("-")
 RUN_FILES = frozenset(
-    {*STREAMS, LOCK, ITEMS, BLIND_ITEMS, UNJUDGED, "config.yaml", "environment.json"}
+    {*STREAMS, LOCK, ITEMS, BLIND_ITEMS, UNJUDGED, "config.yaml", "environment.json", "job.json", "study.json"}
     | {".safetensors", ".sqlite", ".pt"}
 )
 """Names and ends of names of files that a run is resumed from, or read by; so are all of a checkpoint."""

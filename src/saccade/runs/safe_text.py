@@ -19,7 +19,7 @@ LINES = 40
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories that are shown as escapes: control codes, changes of direction, what has no width (tags can hide
 whole sentences), surrogates, what is not assigned, line separators."""
-_ADDRESS = re.compile(r"://|(?<=[A-Za-z0-9]{2}):/(?!/)")
+_ADDRESS = re.compile(r":/{2,9}|(?<=[A-Za-z0-9]{2}):/(?!/)")
 """What is before the user and the host; an address that was taken for a path has one slash."""
 _USER = re.compile(r"[^/\s:]{0,99}:(?![0-9]{1,5}/)")
 """A user before a password, which may hold @, and where it was not encoded also a slash; no port is one."""
