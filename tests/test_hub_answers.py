@@ -36,6 +36,12 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "blob": {"tree": [TREE[0] | {"oid": "../../../../evil"}]},
     "large": {"tree": [TREE[0] | {"lfs": {"oid": "OUTSIDE", "size": 31, "pointerSize": 1}}]},
     "next": {"link": '<http://127.0.0.2:1/steal>; rel="next"'},
+    "bare": {"link": 'http://127.0.0.2:1/steal; rel="next"'},
+    "half": {"link": '<http://127.0.0.2:1/steal; rel="next"'},
+    "long": {"link": f'<http://127.0.0.2:1/{"x" * 5_000}>; rel="next"'},
+    "moved": {"status": 302, "to": "/x"},
+    "cached": {"status": 302, "to": "/api/resolve-cache/x"},
+    "abroad": {"status": 302, "to": "http://127.0.0.2:1/api/x"},
     "refresh": {"refresh": "http://127.0.0.2:1/steal"},
 }
 READ = """
@@ -66,8 +72,8 @@ class Hub(BaseHTTPRequestHandler):
             else b'{"question": "a?", "answer": "1"}'
         )
         self.send_response(answer["status"], answer["said"])
-        if answer["status"] == 307:
-            self.send_header("location", f"http://127.0.0.1:1/steal?{TOKEN}")
+        if 300 <= answer["status"] < 400:
+            self.send_header("location", answer.get("to", f"http://127.0.0.1:1/api/steal?{TOKEN}"))
         self.send_header("content-type", answer.get("kind", "application/json") if api else "text/plain")
         etag = 'W/"38a-8kN1s/q+"' if api else answer["etag"]  # as the hub's own interface marks its answers
         self.send_header("etag", etag.replace("OUTSIDE", self.outside))
@@ -111,7 +117,9 @@ def test_an_answer_of_the_hub_is_one_line_without_the_token_and_names_no_place(t
     assert all("cannot be read (" in found[name] for name in ANSWERS if name not in ("good", "odd-tree")), found
     for name in ("outside", "absolute", "linked", "version", "plain", "commit", "blob", "large"):
         assert "in the cache, expected a name without folders" in found[name], found[name]
-    for name in ("next", "refresh"):
+    for name in ("moved", "cached"):
+        assert "from another place, which is none of its interface" in found[name], found[name]
+    for name in ("next", "refresh", "bare", "half", "long", "abroad"):
         assert "names the address of another one, '127.0.0.2'" in found[name], found[name]
     kept = [path for path in tmp_path.rglob("*") if path.is_file() and home not in path.parents]
     assert kept == [tmp_path / "own.jsonl"] and not list(Path("/").glob("evil*"))

@@ -54,25 +54,34 @@ def use_hub() -> bool:
 
 _NAMES = ("sha", "oid", "sha256", "blobId", "xetHash")
 """Keys of the hub's JSON, at any depth, whose values its library joins to folders as they are."""
-_ADDRESS = re.compile(r"<([^<>]{0,4000})>")
+_INTERFACE = re.compile(r"/api/(?!resolve-cache/)")
+"""In the path of an address that answers JSON of the hub's own; behind the other are contents of files."""
 
 
 def _refuse_places(response: Any) -> None:
     """ValueError for an answer with a name that leads out of the cache, or with an address on another host to which the
     library would send the token."""
-    url, headers = response.request.url, response.headers
+    headers, own = response.headers, _INTERFACE.search(response.request.url.path) is not None
     names = [headers.get("x-repo-commit", ""), headers.get("x-xet-hash", "")]
     if response.request.method == "HEAD":  # by which it asks for files; other marks of versions may have a slash
         names += [headers.get(one, "").lstrip("W/").strip('"') for one in ("etag", "x-linked-etag")]
-    if "/api/" in url.path:
+    if own:
         response.read()
         with suppress(ValueError, RecursionError):  # the library says so
             names += _names_in(json.loads(response.content))
     for name in names:
         if "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
             raise ValueError(f"the server names the file {name[:100]!r} in the cache, expected a name without folders")
-    for address in (*_ADDRESS.findall(headers.get("link", "")), headers.get("x-xet-refresh-route", "")):
-        if (host := urlsplit(address).hostname) not in (None, url.host, "huggingface.co"):
+    addresses = [*(link.get("url", "") for link in response.links.values()), headers.get("x-xet-refresh-route", "")]
+    if own and "location" in headers:
+        addresses.append(headers["location"])
+        if not _INTERFACE.search(urlsplit(headers["location"]).path):
+            raise ValueError("the server sends its answer from another place, which is none of its interface")
+    from huggingface_hub import constants
+
+    hosts = {None, urlsplit(constants.ENDPOINT).hostname, "huggingface.co"}
+    for address in addresses:
+        if (host := urlsplit(address).hostname) not in hosts:
             raise ValueError(f"the server names the address of another one, {host!r}, to which the token would be sent")
 
 
