@@ -57,7 +57,10 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "durations in lists": (pa.array([[5001], []], pa.list_(pa.duration("ns"))), [[dt.timedelta(microseconds=5)], []]),
     "times": (pa.array([1001, 0], pa.time64("ns")), [dt.time(0, 0, 0, 1), dt.time()]),
     "decimals": (pa.array([Decimal("4.50"), None]), [Decimal("4.50"), None]),
-    "decimals in lists": (pa.array([[Decimal("9.37"), Decimal("4.02")], None]), [[9.37, 4.02], None]),
+    "decimals in lists": (
+        pa.array([[Decimal("9.37"), Decimal("4.00")], None]),
+        [[Decimal("9.37"), Decimal("4.00")], None],
+    ),
     "maps": (
         pa.array([[("A", "red"), ("B", "blue")], None], pa.map_(pa.string(), pa.string())),
         [
@@ -97,6 +100,18 @@ def test_a_time_that_python_does_not_have_costs_its_column_in_its_row(tmp_path: 
     path = write(tmp_path, kind, pa.table({**asked, "t": pa.array([0, 2**62, None], pa.timestamp("us"))}))
     found = [item for _, item in items(DataConfig(source="table", path=path, columns={"answer": "t"}))]
     assert "a time that cannot be read" in str(found[1])
+
+
+def test_decimals_are_options_and_boxes_as_they_are_written(tmp_path: Path) -> None:
+    Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
+    options = pa.array([[Decimal("12345678901234567"), Decimal("12345678901234568")]])
+    table = pa.table({"image": ["a.png"], "question": ["?"], "answer": ["B"], "options": options})
+    (one,) = open_source(DataConfig(source="table", path=write(tmp_path, "parquet", table)))
+    assert one.meta["options"] == ["12345678901234567", "12345678901234568"]
+    box = pa.array([[Decimal("1.50"), Decimal(2), Decimal(30), Decimal(40)]])
+    table = pa.table({"image": ["a.png"], "question": ["?"], "answer": box})
+    (one,) = open_source(DataConfig(source="table", path=write(tmp_path, "parquet", table)))
+    assert one.answer == (1.5, 2.0, 30.0, 40.0) and one.task == "refer"
 
 
 def labels(names: list[str], **more: Any) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+
+from saccade.data.hub import _checks_of, _limit_time, _limit_wait
 
 TOKEN, SHA = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz1234", "a" * 40
 INFO = {"id": "own/set", "sha": SHA, "siblings": [{"rfilename": "train.jsonl"}], "private": False, "tags": []}
@@ -123,3 +126,26 @@ def test_an_answer_of_the_hub_is_one_line_without_the_token_and_names_no_place(t
         assert "names the address of another one, '127.0.0.2'" in found[name], found[name]
     kept = [path for path in tmp_path.rglob("*") if path.is_file() and home not in path.parents]
     assert kept == [tmp_path / "own.jsonl"] and not list(Path("/").glob("evil*"))
+
+
+def test_no_server_chooses_how_long_the_library_waits() -> None:
+    headers = httpx2.Headers({"retry-after": "99999", "ratelimit": '"api";r=0;t=99999', "etag": "x"})
+    _limit_wait(headers)
+    assert dict(headers) == {"etag": "x"}
+    for kept in (
+        {"retry-after": "7"},
+        {"ratelimit": '"api";r=0;t=55'},
+        {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"},
+    ):
+        _limit_wait(headers := httpx2.Headers(kept))
+        assert dict(headers) == kept
+    for given, limits in ((None, [120.0] * 4), (5.0, [5.0] * 4)):
+        _limit_time(request := httpx2.Client().build_request("GET", "http://host/", timeout=given))
+        assert list(request.extensions["timeout"].values()) == limits
+
+
+@pytest.mark.parametrize("content", [None, [], {"objects": 3}, {"objects": [3, {"actions": {"verify": None}}]}])
+def test_odd_answers_about_uploads_name_no_address(content: Any) -> None:
+    assert _checks_of(content) == []
+    href = {"actions": {"verify": {"href": "http://other/"}}}
+    assert _checks_of({"objects": [href, {"actions": {"upload": {"href": "http://store/"}}}]}) == ["http://other/"]

@@ -143,7 +143,7 @@ def _row(row: Any) -> Row | ValueError:
 
 def _objects(piece: Any) -> list[Row]:
     for place, one in enumerate(piece.schema):
-        if types.is_decimal(one.type) or (kind := with_types(one.type, _wide)) == one.type:
+        if (kind := with_types(one.type, _wide)) == one.type:
             continue
         text = with_types(one.type, _as_text)
         piece = piece.set_column(place, one.name, piece[one.name].cast(text).cast(kind, safe=False))
@@ -151,13 +151,13 @@ def _objects(piece: Any) -> list[Row]:
 
 
 def _as_text(kind: Any) -> Any:
-    return pa.string() if kind == pa.float32() or types.is_decimal(kind) else kind
+    return pa.string() if kind == pa.float32() else kind
 
 
 def _wide(kind: Any) -> Any:
     """The type whose values are Python's for one whose are not. Numbers of 32 bits become the shortest decimals that
-    stand for them, as their writers print them: 0.1, not 0.10000000149; decimals within lists become numbers."""
-    if kind == pa.float32() or types.is_decimal(kind):
+    stand for them, as their writers print them: 0.1, not 0.10000000149."""
+    if kind == pa.float32():
         return pa.float64()
     if types.is_timestamp(kind) and kind.unit == "ns":
         return pa.timestamp("us", kind.tz)

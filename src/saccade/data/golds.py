@@ -81,7 +81,7 @@ def option_texts(options: Any) -> list[str]:
     for letter, text in zip(ascii_uppercase, texts, strict=False):
         if text == "":
             raise ValueError(f"option {letter} is empty, and a later one is not; expected a text for each letter")
-        if not isinstance(text, str | int | float):
+        if not isinstance(text, str | int | float | Decimal):
             raise ValueError(f"option {letter} is {records.shown(text)}, expected a text")
     return [str(one) for one in texts]
 

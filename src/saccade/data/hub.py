@@ -36,7 +36,8 @@ def use_hub() -> bool:
 
     def client() -> Any:
         found = default_client_factory()
-        found.event_hooks = found.event_hooks | {"response": [_refuse_places]}
+        asked = [*found.event_hooks["request"], _limit_time]
+        found.event_hooks = found.event_hooks | {"request": asked, "response": [_refuse_places]}
         return found
 
     set_client_factory(client)
@@ -54,25 +55,46 @@ def use_hub() -> bool:
 
 _NAMES = ("sha", "oid", "sha256", "blobId", "xetHash")
 """Keys of the hub's JSON, at any depth, whose values its library joins to folders as they are."""
+LONGEST_WAIT_S, LONGEST_SILENCE_S = 300.0, 120.0
+"""Seconds that a server may ask us to wait before the next attempt, and that it may say nothing."""
 _INTERFACE = re.compile(r"/api/(?!resolve-cache/)")
 """In the path of an address that answers JSON of the hub's own; behind the other are contents of files."""
+
+
+def _limit_time(request: Any) -> None:
+    limits = request.extensions.get("timeout", {})
+    named = {name: limits.get(name) for name in ("connect", "read", "write", "pool")}
+    request.extensions["timeout"] = {name: LONGEST_SILENCE_S if one is None else one for name, one in named.items()}
+
+
+def _limit_wait(headers: Any) -> None:
+    """A server's wish to be left alone for longer is not heard, so that the library gives up in time."""
+    for name, seconds in (("retry-after", r"([0-9.]+)"), ("ratelimit", r".*\bt=([0-9.]+).*")):
+        found = re.fullmatch(seconds, headers.get(name, ""))
+        if found and (len(found[1]) > 9 or float(found[1].strip(".") or 0) > LONGEST_WAIT_S):
+            del headers[name]
 
 
 def _refuse_places(response: Any) -> None:
     """ValueError for an answer with a name that leads out of the cache, or with an address on another host to which the
     library would send the token."""
-    headers, own = response.headers, _INTERFACE.search(response.request.url.path) is not None
+    headers, path = response.headers, response.request.url.path
+    own, uploads = _INTERFACE.search(path) is not None, path.endswith("/info/lfs/objects/batch")
+    _limit_wait(headers)
     names = [headers.get("x-repo-commit", ""), headers.get("x-xet-hash", "")]
     if response.request.method == "HEAD":  # by which it asks for files; other marks of versions may have a slash
         names += [headers.get(one, "").lstrip("W/").strip('"') for one in ("etag", "x-linked-etag")]
-    if own:
+    content: Any = None
+    if own or uploads:
         response.read()
         with suppress(ValueError, RecursionError):  # the library says so
-            names += _names_in(json.loads(response.content))
+            content = json.loads(response.content)
+    names += _names_in(content) if own else []
     for name in names:
         if "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
             raise ValueError(f"the server names the file {name[:100]!r} in the cache, expected a name without folders")
     addresses = [*(link.get("url", "") for link in response.links.values()), headers.get("x-xet-refresh-route", "")]
+    addresses += _checks_of(content) if uploads else []
     if own and "location" in headers:
         addresses.append(headers["location"])
         if not _INTERFACE.search(urlsplit(headers["location"]).path):
@@ -83,6 +105,16 @@ def _refuse_places(response: Any) -> None:
     for address in addresses:
         if (host := urlsplit(address).hostname) not in hosts:
             raise ValueError(f"the server names the address of another one, {host!r}, to which the token would be sent")
+
+
+def _checks_of(found: Any) -> list[str]:
+    """The addresses by which the library says, with its token, that a file was uploaded."""
+    objects = found.get("objects") if isinstance(found, dict) else None
+    checks = list[str]()
+    for one in objects if isinstance(objects, list) else ():
+        with suppress(LookupError, TypeError):
+            checks.append(str(one["actions"]["verify"]["href"]))
+    return checks
 
 
 def _names_in(found: Any) -> list[str]:

@@ -31,8 +31,9 @@ MEMORY, TIMES = 384 << 20, 5
 """Bytes that its process may take for a file, and beside them times those of the file."""
 MOST_BYTES = 256 << 20
 """Of one row, or of a schema."""
-MOST_TRIED = 64
-"""Columns that are tried one by one where all together take too much memory."""
+MOST_TRIED, MOST_DENSE = 64, 16
+"""Columns that are tried one by one where all together take too much memory; and those that unpack to far more than
+data needs, behind each of which a row group is read from its beginning."""
 LOOK_S, BYTES_A_S = 60.0, 4e6
 """Seconds for the next rows on a busy machine, and bytes of the file that a slow disk gives in one."""
 
@@ -83,7 +84,7 @@ class _File:
 
     def _batches(self) -> Iterator[Any]:
         """The batches of all row groups, and the error in place of a row that is too large."""
-        group, first, few = 0, 0, False
+        group, first, few, dense = 0, 0, False, 0
         while True:
             try:
                 for answer in self._answers(group, first, 1 if few else BATCH, self._left_out(), False):
@@ -98,6 +99,10 @@ class _File:
                     else:
                         place, held, rows = answer
                         self._leave_out(self._schema.names[place], f"unpacks to {held:,} bytes in {rows:,} rows")
+                        if (dense := dense + 1) > MOST_DENSE:
+                            raise ValueError(
+                                f"more than {MOST_DENSE} of its columns unpack to far more than data needs"
+                            )
                         break
                 else:
                     return

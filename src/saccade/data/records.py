@@ -335,7 +335,9 @@ def with_markers(question: str, images: int) -> str:
 
 def _are_four(value: Any) -> bool:
     """Whether a value is four numbers that can be places in an image."""
-    numbers = isinstance(value, list | tuple) and len(value) == 4 and all(type(v) in (int, float) for v in value)
+    numbers = (
+        isinstance(value, list | tuple) and len(value) == 4 and all(type(v) in (int, float, Decimal) for v in value)
+    )
     return numbers and all(is_finite(v) and abs(v) <= FARTHEST for v in value)
 
 

@@ -8,8 +8,9 @@ function withFormulas(text, formulas) {
   const nodes = [];
   let end = 0;
   for (const match of text.matchAll(FORMULA)) {
-    const tree = formulas[(match.slice(1).find((group) => group) ?? "").trim()];
-    if (!tree) continue;
+    const formula = (match.slice(1).find((group) => group) ?? "").trim();
+    if (!Object.hasOwn(formulas, formula)) continue;
+    const tree = formulas[formula];
     const drawn = mathml(tree);
     drawn.setAttribute("display", match[1] || match[4] ? "block" : "inline");
     nodes.push(text.slice(end, match.index), drawn);
