@@ -58,6 +58,8 @@ FORMULAS = (
     r"\[ A = \text{the image description states that } 3 \\[2pt] b = 4 \]",
     r"\( a \\(the caption) \)",
     r"\\\(the caption\)",
+    r"\\[ A = \\text{the image description states that } 3 \\]",
+    r"\\(the caption\\)",
 )
 
 

@@ -11,6 +11,8 @@ PROTECTED = tuple(
         r"`[^`\n]+`",
         r"\$\$.+?\$\$",
         r"\$(?!\s)[^$\n]{1,400}?(?<!\s)\$(?!\d)",
+        r"\\\\\((?:(?!\\\\\().)*?\\\\\)",  # with doubled strokes, as JSON within JSON has them
+        r"\\\\\[(?:(?!\\\\\[).)*?\\\\\]",
         r"\\\\|\\\((?:[^\\]|\\\\|\\(?![\\(]))*?\\\)",  # no nested opening: many unclosed ones stay linear
         r"\\\\|\\\[(?:[^\\]|\\\\|\\(?![\\\[]))*?\\\]",
         r"</?\w+>",
