@@ -73,7 +73,7 @@ BOMBS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 }
 
 
-QUICK = ("texts in a dictionary", "texts in pages", "lists", "nulls of a fixed size", "images")
+QUICK = ("texts in pages", "lists", "images")
 
 
 @pytest.mark.parametrize(
@@ -180,14 +180,14 @@ def test_a_column_that_is_left_out_is_never_an_absent_one(tmp_path: Path, name: 
 
 
 def test_many_groups_and_columns_take_time_in_proportion(tmp_path: Path) -> None:
-    for name, groups, columns in (("groups", 2_000, 2), ("columns", 1, 20_000)):
+    for name, groups, columns in (("groups", 600, 2), ("columns", 1, 6_000)):
         table = pa.table({f"c{i}": ["a"] for i in range(columns)})
         with pq.ParquetWriter(path := tmp_path / f"{name}.parquet", table.schema) as file:
             for _ in range(groups):
                 file.write_table(table)
         start = time.monotonic()
         assert [len(row) for _, row in parquet_rows(path)] == [columns] * groups
-        assert time.monotonic() - start < 8, name
+        assert time.monotonic() - start < 5, name
 
 
 def test_fields_of_structures_in_a_row_count_as_its_elements(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_file_with_any_byte_changed_costs_its_rows_and_ends_nothing(tmp_path: 
     pq.write_table(table, path := tmp_path / "t.parquet", compression="none", row_group_size=45)
     whole, chance = path.read_bytes(), random.Random(3)
     assert len(list(parquet_rows(path))) == 90
-    for _ in range(60):
+    for _ in range(40):
         place = chance.randrange(4, len(whole))
         path.write_bytes(whole[:place] + bytes([chance.randrange(256)]) + whole[place + 1 :])
         found = [row for _, row in parquet_rows(path)]
