@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, Any, cast
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -33,9 +33,6 @@ from saccade.data.image_limits import (
 from saccade.disk import without_waiting
 from saccade.faults import cut, on_a_line
 from saccade.types import ImageSource
-
-if TYPE_CHECKING:
-    pass
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 """Of image files in a folder."""

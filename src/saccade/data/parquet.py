@@ -43,8 +43,8 @@ class _TooMuch(Exception):
 
 
 def parquet_rows(path: Path, packed: Packed | None = None) -> Iterator[Placed]:
-    """Rows of a Parquet file with their numbers from 1; columns that are bombs are left out aloud. `packed`: what the
-    files before it took."""
+    """Rows of a Parquet file, numbered from 1. Columns that unpack to too much are left out with a warning. `packed`
+    counts the memory that rows of earlier files took."""
     number, packed = count(1), packed or Packed()
     try:
         file = _File(path)

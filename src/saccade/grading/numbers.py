@@ -32,8 +32,8 @@ DEFAULT = MathRules()
 ROUND_OFF = 1e-9
 """Relative difference of two floats that are the same number computed in two ways."""
 TAIL, TAIL_DIGITS, SHORT_DIGITS = 1e-14, 16, 12
-"""Relative difference of a float that a program computed, 0.30000000000000004, from the decimal that it stands for, the
-fewest significant digits of such a gold, and the most of an answer that is that decimal."""
+"""A gold that a program computed, such as 0.30000000000000004, accepts the short decimal 0.3: the largest relative
+difference, the minimum number of significant digits of the gold, and the maximum of the answer."""
 _DECIMAL = re.compile(r"-?(\d*)(?:\.(\d*))?(?:(?:[eE]|\*10\^)\{?([-+]?\d{1,4})\}?)?")
 
 
